@@ -1,0 +1,118 @@
+package gpu
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+)
+
+// WholeMilliGPU is one GPU in milli-GPU.
+const WholeMilliGPU int64 = 1000
+
+// ID names a GPU uniquely in its node, and across the cluster where the hardware has a UUID ("GPU-8f2c…"). Inventory that
+// comes from node labels has no UUIDs; its IDs are "gpu-0", "gpu-1", … and unique in their node only.
+type ID string
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// Validate reports whether the ID can stand in an assignment: 1 to 63 letters, digits, '.', '_' or '-', starting with
+// a letter or digit.
+func (id ID) Validate() error {
+	if !idPattern.MatchString(string(id)) {
+		return fmt.Errorf("GPU id %q: want 1 to 63 of A-Z a-z 0-9 . _ -, starting with a letter or digit", string(id))
+	}
+	return nil
+}
+
+// Device is one GPU as its node reports it. It is a value of the inventory: what is in use stands elsewhere
+// (cluster.Node).
+type Device struct {
+	ID ID
+	// Index orders the GPUs of a node, as the driver does; unique in the node.
+	Index int
+	// Product is the model as in the node label nvidia.com/gpu.product, for example "NVIDIA-H100-80GB-HBM3".
+	Product string
+	// MemoryMiB is the memory that containers can be given, at least 1.
+	MemoryMiB int64
+	// Unhealthy GPUs are given to no new pod; pods that hold them keep them.
+	Unhealthy bool
+	// WholeOnly says that the node can hand the GPU out only whole: nothing on the node enforces shares (inventory
+	// from NVIDIA's labels).
+	WholeOnly bool
+	// MIG is set when the GPU is in MIG mode: it is then never whole or shared, even when it offers no instance.
+	MIG bool
+	// Instances are the MIG instances that the GPU can give, empty unless MIG. Instances that overlap are
+	// alternatives: giving one takes the others away. A GPU whose geometry is fixed lists the instances that exist,
+	// which do not overlap; one that is partitioned on demand lists every legal placement.
+	Instances []Instance
+}
+
+// Validate reports what makes the device unusable, joined; nil when it is sound.
+func (d Device) Validate() error {
+	var errs []error
+	if err := d.ID.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if d.Index < 0 {
+		errs = append(errs, fmt.Errorf("index %d: want 0 or more", d.Index))
+	}
+	if d.MemoryMiB <= 0 {
+		errs = append(errs, fmt.Errorf("memory %d MiB: want 1 or more", d.MemoryMiB))
+	}
+	if len(d.Instances) > 0 && !d.MIG {
+		errs = append(errs, errors.New("MIG instances on a GPU that is not in MIG mode"))
+	}
+	for _, i := range d.Instances {
+		if err := i.Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("device %q: %w", string(d.ID), errors.Join(errs...))
+}
+
+// Instance is one MIG instance, or one place where an instance may be made, on a GPU: a profile at a start.
+type Instance struct {
+	// Profile is the name without the vendor prefix, for example "3g.40gb" or "1g.10gb+me".
+	Profile string
+	// Start and Size are in memory slices, the unit of NVML's placements: the instance takes the slices
+	// Start to Start+Size-1. Invariant: Start >= 0, Size >= 1, Start+Size <= [MaxMemorySlices].
+	Start, Size int
+}
+
+// MaxMemorySlices is the largest number of memory slices that a GPU can have here; every GPU so far has at most 8.
+const MaxMemorySlices = 64
+
+var profilePattern = regexp.MustCompile(`^[1-9][0-9]{0,2}g\.[1-9][0-9]{0,4}gb([+-][a-z0-9.]{1,16})*$`)
+
+// ValidProfile reports whether the name has the form of a MIG profile, such as 1g.10gb or 1g.10gb+me. It says nothing
+// of whether any GPU has it.
+func ValidProfile(name string) bool { return len(name) <= 48 && profilePattern.MatchString(name) }
+
+// Validate reports what is wrong with the instance, nil when nothing is.
+func (i Instance) Validate() error {
+	if !ValidProfile(i.Profile) {
+		return fmt.Errorf("MIG profile %q: want a name such as 1g.10gb", i.Profile)
+	}
+	if i.Start < 0 || i.Size < 1 || i.Start > MaxMemorySlices || i.Size > MaxMemorySlices || i.Start+i.Size > MaxMemorySlices {
+		return fmt.Errorf("MIG instance %s at %d:%d: want start >= 0, size >= 1 and start+size <= %d",
+			i.Profile, i.Start, i.Size, MaxMemorySlices)
+	}
+	return nil
+}
+
+// Slices is the set of memory slices that the instance takes, bit n for slice n. The instance must be valid.
+func (i Instance) Slices() uint64 {
+	if i.Size >= MaxMemorySlices {
+		return ^uint64(0)
+	}
+	return (uint64(1)<<i.Size - 1) << i.Start
+}
+
+// Overlaps reports whether the two instances cannot exist at the same time on one GPU.
+func (i Instance) Overlaps(o Instance) bool { return i.Slices()&o.Slices() != 0 }
+
+// String is the instance as in an assignment, for example "3g.40gb@4:4": profile, start, size.
+func (i Instance) String() string { return fmt.Sprintf("%s@%d:%d", i.Profile, i.Start, i.Size) }
