@@ -1,0 +1,42 @@
+package fit
+
+import (
+	"errors"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/gpu"
+)
+
+// CPU is the CPU side of a decision, in thousandths of a core: what the node has left before the pod, and what the pod
+// asks for.
+type CPU struct {
+	FreeMilli, AskMilli int64
+}
+
+// ErrDoesNotFit is returned when a request has no place on a node; [Explain] says why.
+var ErrDoesNotFit = errors.New("the request does not fit the node")
+
+// Assign chooses the GPUs of the node for the request, in the strategy's best order. It errs with ErrDoesNotFit when
+// there is no place; what [Check] accepts always has one. An empty request gets the empty assignment.
+//
+// Among GPUs that the strategy rates equal, the lowest index is taken. A request of several asks is searched for with
+// bounded effort, so one with many different shares may be refused on a node that is all but full although a placement
+// exists; a request of one ask never is. An init container is given GPUs that the other containers of the pod will hold,
+// as far as they suit.
+func Assign(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, error) {
+	if r.Empty() {
+		return gpu.Assignment{}, nil
+	}
+	if n == nil {
+		return gpu.Assignment{}, ErrDoesNotFit
+	}
+	a, ok := plan(n, r, cpu, s)
+	if !ok && s != nil {
+		// The strategy's order can lead the bounded search astray where the packing order does not, and Check used that.
+		a, ok = plan(n, r, cpu, nil)
+	}
+	if !ok {
+		return gpu.Assignment{}, ErrDoesNotFit
+	}
+	return a, nil
+}

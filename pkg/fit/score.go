@@ -1,0 +1,103 @@
+package fit
+
+import (
+	"cmp"
+	"hash/fnv"
+	"slices"
+	"sync"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/gpu"
+)
+
+// Score is the strategy's rating of the placement that [Assign] would make of the request on the node, as one integer
+// that orders nodes: first the rating, then nodes on which GPUs are in use already before empty ones. At least 0. Both
+// the node and the request may be empty: a pod without GPUs is rated by what its CPU takes away from later requests. The
+// request must fit the node; one that does not scores 0.
+func Score(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) int64 {
+	v := views.Get().(*scoreViews)
+	defer views.Put(v)
+	viewOf(&v.before, n, cpu.FreeMilli)
+	rating, ok := v.rate(n, r, cpu, s)
+	if !ok {
+		return 0
+	}
+	score := rating.Node * 2
+	if v.before.Used {
+		score++
+	}
+	return score
+}
+
+// MaxScore bounds Score.
+const MaxScore = 2*MaxRating + 1
+
+type scoreViews struct{ before, after View }
+
+var views = sync.Pool{New: func() any { return new(scoreViews) }}
+
+func (v *scoreViews) rate(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (Rating, bool) {
+	v.after.copyFrom(&v.before)
+	v.after.MilliCPU = cpu.FreeMilli - cpu.AskMilli
+	if r.Empty() {
+		return s.Rate(&v.before, &v.after, -1), true
+	}
+	v.after.Used = true
+	if a, ok := single(r); ok && a.Count == 1 && a.Kind == gpu.Shared {
+		return v.rateShare(n, r, a, s)
+	}
+	assignment, err := Assign(n, r, cpu, s)
+	if err != nil {
+		return Rating{}, false
+	}
+	viewOf(&v.after, n.With(cluster.NewPod("", "", assignment)), v.after.MilliCPU)
+	return s.Rate(&v.before, &v.after, -1), true
+}
+
+// rateShare is the usual case, one share of one GPU, without a search.
+func (v *scoreViews) rateShare(n *cluster.Node, r gpu.Request, a gpu.Ask, s Strategy) (best Rating, found bool) {
+	spare := n.IdleGPUs - n.Withheld.GPUs
+	for i := range v.before.GPUs {
+		l := &v.before.GPUs[i]
+		if !fitsLeft(l, a) || !r.Accepts(l.Product) || n.GPUs[i].Idle && spare <= 0 ||
+			slices.Contains(v.before.GPUs[:i], *l) {
+			continue
+		}
+		takeFrom(&v.after.GPUs[i], a)
+		rating := s.Rate(&v.before, &v.after, i)
+		v.after.GPUs[i] = *l
+		if !found || cmp.Or(cmp.Compare(rating.Node, best.Node), cmp.Compare(rating.GPU, best.GPU)) > 0 {
+			best, found = rating, true
+		}
+	}
+	return best, found
+}
+
+// Rank orders the nodes that fit a request and returns for each a rank from 100 (the best) down to 0; scores[i] is the
+// [Score] of the node names[i]. The first hundred get ranks of their own, so that of them no two are equal.
+//
+// Nodes of equal score are put in one fixed order that has nothing to do with the cluster: that of a hash of their names.
+// Filling nodes in a fixed order packs; picking at random among equals, as the framework does when totals are equal,
+// costs 5 points of allocation on the openb trace.
+func Rank(names []string, scores []int64) []int64 {
+	order := make([]int, len(names))
+	keys := make([]uint64, len(names))
+	for i := range order {
+		order[i] = i
+		keys[i] = nameKey(names[i])
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(scores[b], scores[a]), cmp.Compare(keys[a], keys[b]), cmp.Compare(names[a], names[b]))
+	})
+	ranks := make([]int64, len(names))
+	for rank, i := range order {
+		ranks[i] = max(0, 100-int64(rank))
+	}
+	return ranks
+}
+
+func nameKey(name string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return h.Sum64()
+}
