@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Old ways of writing what the language or the library now does better: go fix would change nothing. The diff that it
+# prints is the change to make; `go fix ./...` makes it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+"${GO:-go}" fix -diff ./...
