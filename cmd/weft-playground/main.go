@@ -1,0 +1,26 @@
+// Command weft-playground runs a Kubernetes cluster with simulated GPU nodes and the real weft-scheduler on one machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"weft.sh/weft/pkg/playground/child"
+)
+
+func main() {
+	// The servers of the cluster are this binary too, started again with a subcommand that help does not list.
+	if code, ok := child.Run(os.Args[1:]); ok {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand(os.Stdout).ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "weft-playground: %v\n", err)
+		stop()
+		os.Exit(1)
+	}
+}
