@@ -324,3 +324,47 @@ func (n *Node) Conflicts() []string {
 	}
 	return out
 }
+
+// AssignedMilliGPU is the part of GPU i that pods hold, in milli-GPU: 1000 when it is held whole; in MIG mode the part of
+// its memory slices that instances take, rounded down. More than 1000 is a conflict.
+func (n *Node) AssignedMilliGPU(i int) int64 {
+	g := &n.GPUs[i]
+	if g.MIG {
+		if g.Slices == 0 {
+			return 0
+		}
+		return gpu.WholeMilliGPU * int64(bits.OnesCount64(g.Partition.Used())) / int64(g.Slices)
+	}
+	var sum int64
+	n.eachUse(g.ID, func(u gpu.Use) {
+		sum += u.MilliGPU
+		if u.Whole {
+			sum += gpu.WholeMilliGPU
+		}
+	})
+	return sum
+}
+
+// AssignedMemoryMiB is the memory of GPU i that shares hold, or all of it when it is held whole; 0 in MIG mode, where the
+// instances say it.
+func (n *Node) AssignedMemoryMiB(i int) int64 {
+	g := &n.GPUs[i]
+	var sum int64
+	n.eachUse(g.ID, func(u gpu.Use) {
+		sum += u.MemoryMiB
+		if u.Whole {
+			sum += g.MemoryMiB
+		}
+	})
+	return sum
+}
+
+func (n *Node) eachUse(id gpu.ID, f func(gpu.Use)) {
+	for p := range n.Pods {
+		for _, u := range n.Pods[p].uses {
+			if u.GPU == id {
+				f(u)
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Kind is how a container wants its GPUs.
@@ -185,4 +186,63 @@ func (r Request) MilliGPU() int64 {
 		}
 	}
 	return max(running, initPeak)
+}
+
+// SatisfiedBy reports whether the assignment gives every container exactly what it asks for: the same containers in the
+// same order, and for each as many whole GPUs, shares of that size on distinct GPUs, and instances of each profile.
+func (r Request) SatisfiedBy(a Assignment) bool {
+	return slices.EqualFunc(r.Containers, a.Containers, func(c ContainerRequest, h ContainerGrants) bool {
+		if c.Name != h.Container || c.Init != h.Init {
+			return false
+		}
+		rest := slices.Clone(h.Grants)
+		for _, ask := range c.Asks {
+			var gpus []ID
+			for range ask.Count {
+				i := slices.IndexFunc(rest, func(g Grant) bool {
+					return ask.grantedBy(g) && (ask.Kind == MIG || !slices.Contains(gpus, g.GPU))
+				})
+				if i < 0 {
+					return false
+				}
+				gpus = append(gpus, rest[i].GPU)
+				rest = slices.Delete(rest, i, i+1)
+			}
+		}
+		return len(rest) == 0
+	})
+}
+
+// grantedBy reports whether the grant is one of what is asked for.
+func (a Ask) grantedBy(g Grant) bool {
+	if g.Kind() != a.Kind {
+		return false
+	}
+	switch a.Kind {
+	case Shared:
+		return g.MilliGPU == a.MilliGPU && g.MemoryMiB >= a.MemoryMiB
+	case MIG:
+		return g.Instance.Profile == a.Profile
+	}
+	return true
+}
+
+// Shape is the request in a form that is equal for equal requests and different for different ones, for use as a key. It
+// is empty for the empty request.
+func (r Request) Shape() string {
+	if r.Empty() {
+		return ""
+	}
+	var b strings.Builder
+	for _, c := range r.Containers {
+		fmt.Fprintf(&b, "%q %t", c.Name, c.Init)
+		for _, a := range c.Asks {
+			fmt.Fprintf(&b, " %d,%d,%d,%d,%s", a.Kind, a.Count, a.MilliGPU, a.MemoryMiB, a.Profile)
+		}
+		b.WriteByte(';')
+	}
+	for _, p := range r.Products {
+		fmt.Fprintf(&b, "%q", p)
+	}
+	return b.String()
 }

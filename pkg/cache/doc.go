@@ -1,0 +1,28 @@
+// Package cache keeps two things apart and adds them up: what nodes report (inventory) and what pods hold or are about to
+// hold (assignments). From both it makes the [cluster.Snapshot] that decisions are made on.
+//
+// A pod's holding goes through these states:
+//
+//		                Assume                 Confirm
+//		   (unknown) -----------> Assumed ----------------> Confirmed
+//		       |                  |     |                     |    ^
+//		       |          Suspect |     | Forget              |    | Confirm
+//		       |                  v     |                     |    | (another assignment
+//		       |              Suspected |                     |    |  replaces the old one)
+//		       |              |   |     |                     |    |
+//		       |      Confirm |   | Expire, Forget            | Forget
+//		       |              v   v     v                     v
+//		       +-- Confirm --> Confirmed           (unknown)
+//
+//	  - Assumed: the scheduler decided it and the API server may not know yet.
+//	  - Suspected: the Binding was sent and its fate is unknown (a timeout). It is held until the API server shows the pod
+//	    bound, or until a deadline.
+//	  - Confirmed: the API server shows the pod bound with this assignment. What the API server shows always wins.
+//
+// Assumed state is never stored: after a restart everything is rebuilt by Confirm from the bound pods.
+//
+// Invariant: after any sequence of calls, the snapshot equals one computed from scratch from the inventories and pods
+// that remain.
+//
+// The package is pure but for a mutex: time is an argument.
+package cache

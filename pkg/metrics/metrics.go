@@ -1,0 +1,117 @@
+// Package metrics has the metrics of the scheduler plugins. They are served with kube-scheduler's own, on its secure port
+// at /metrics.
+package metrics
+
+import (
+	"strconv"
+	"sync"
+
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/fit"
+)
+
+var (
+	rejections = metrics.NewCounterVec(&metrics.CounterOpts{
+		Name:           "weft_rejections_total",
+		Help:           "Nodes refused for a pod, and pods refused, by the reason that `weft why` gives.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"reason"})
+	bindingsUnknown = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "weft_bindings_unknown_total",
+		Help:           "Bindings whose answer was lost, so that the API server had to be asked whether they succeeded.",
+		StabilityLevel: metrics.ALPHA,
+	})
+
+	register sync.Once
+	// byReason are the counters of rejections, looked up once: Filter counts for thousands of nodes a second.
+	byReason = map[fit.Reason]metrics.CounterMetric{}
+)
+
+// Register makes the metrics visible. Repeating it changes nothing.
+func Register() {
+	register.Do(func() {
+		legacyregistry.MustRegister(rejections, bindingsUnknown)
+		for _, r := range fit.Reasons() {
+			byReason[r] = rejections.WithLabelValues(r.String())
+		}
+	})
+}
+
+// Rejected counts a rejection. Before Register it does nothing.
+func Rejected(r fit.Reason) {
+	if c, ok := byReason[r]; ok {
+		c.Inc()
+	}
+}
+
+// BindingUnknown counts a binding whose answer was lost.
+func BindingUnknown() { bindingsUnknown.Inc() }
+
+var (
+	gpuAssigned = metrics.NewDesc("weft_gpu_assigned_milligpu",
+		"Part of a GPU that pods hold, in thousandths: 1000 when it is held whole; for a GPU in MIG mode the part of its memory slices that instances take.",
+		[]string{"node", "gpu", "product"}, nil, metrics.ALPHA, "")
+	gpuMemory = metrics.NewDesc("weft_gpu_assigned_memory_mebibytes",
+		"Memory of a shared GPU that pods hold.",
+		[]string{"node", "gpu", "product"}, nil, metrics.ALPHA, "")
+	gpuHealthy = metrics.NewDesc("weft_gpu_healthy",
+		"1 for a GPU that can be given to pods, 0 for one that its node reports unhealthy.",
+		[]string{"node", "gpu", "product"}, nil, metrics.ALPHA, "")
+	instanceAssigned = metrics.NewDesc("weft_mig_instance_assigned",
+		"1 for every MIG instance that a pod holds; start is its first memory slice.",
+		[]string{"node", "gpu", "profile", "start"}, nil, metrics.ALPHA, "")
+	withheld = metrics.NewDesc("weft_gpus_withheld",
+		"GPUs and MIG instances of a node held back for pods that no weft scheduler placed.",
+		[]string{"node"}, nil, metrics.ALPHA, "")
+	conflicts = metrics.NewDesc("weft_gpu_conflicts",
+		"GPUs of a node that are given out more than they have; always 0 unless somebody else writes assignments.",
+		[]string{"node"}, nil, metrics.ALPHA, "")
+)
+
+// nodesCollector shows the state of the GPUs at the moment of a scrape.
+type nodesCollector struct {
+	metrics.BaseStableCollector
+	nodes func() []*cluster.Node
+}
+
+// RegisterNodes makes the state of the nodes visible; the function is called at every scrape. Only the first call counts.
+func RegisterNodes(nodes func() []*cluster.Node) {
+	registerNodes.Do(func() { legacyregistry.CustomMustRegister(&nodesCollector{nodes: nodes}) })
+}
+
+var registerNodes sync.Once
+
+// DescribeWithStability implements metrics.StableCollector.
+func (*nodesCollector) DescribeWithStability(ch chan<- *metrics.Desc) {
+	for _, d := range []*metrics.Desc{gpuAssigned, gpuMemory, gpuHealthy, instanceAssigned, withheld, conflicts} {
+		ch <- d
+	}
+}
+
+// CollectWithStability implements metrics.StableCollector.
+func (c *nodesCollector) CollectWithStability(ch chan<- metrics.Metric) {
+	gauge := func(d *metrics.Desc, v int64, labels ...string) {
+		ch <- metrics.NewLazyConstMetric(d, metrics.GaugeValue, float64(v), labels...)
+	}
+	for _, n := range c.nodes() {
+		for i := range n.GPUs {
+			g := &n.GPUs[i]
+			labels := []string{n.Name, string(g.ID), g.Product}
+			gauge(gpuAssigned, n.AssignedMilliGPU(i), labels...)
+			gauge(gpuMemory, n.AssignedMemoryMiB(i), labels...)
+			healthy := int64(1)
+			if g.Unhealthy {
+				healthy = 0
+			}
+			gauge(gpuHealthy, healthy, labels...)
+			for _, inst := range g.Used {
+				gauge(instanceAssigned, 1, n.Name, string(g.ID), inst.Profile, strconv.Itoa(inst.Start))
+			}
+		}
+		gauge(withheld, int64(n.Withheld.GPUs+len(n.Withheld.Profiles)), n.Name)
+		gauge(conflicts, int64(len(n.Conflicts())), n.Name)
+	}
+}

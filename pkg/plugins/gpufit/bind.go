@@ -1,0 +1,116 @@
+package gpufit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// Reserve implements fwk.ReservePlugin: it chooses the GPUs and assumes them.
+func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+	c, status := readCycle(state)
+	if status != nil {
+		return status
+	}
+	if c.request.Empty() {
+		return nil
+	}
+	nodeInfo, err := pl.handle.SnapshotSharedLister().NodeInfos().Get(nodeName)
+	if err != nil {
+		return fwk.AsStatus(err)
+	}
+	a, err := fit.Assign(c.node(pl.snapshot, nodeName), c.request, c.cpu(nodeInfo), c.memo.Strategy())
+	if err == nil {
+		err = pl.shared.cache.Assume(nodeName, cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a))
+	}
+	if err != nil {
+		// The node changed since Filter: not a verdict on the pod, so an error, which is tried again after a backoff.
+		metrics.Rejected(fit.AssignmentConflict)
+		return fwk.AsStatus(fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err))
+	}
+	c.assignment = a
+	return nil
+}
+
+// Unreserve implements fwk.ReservePlugin. A pod whose binding may have succeeded keeps its GPUs until that is known.
+func (pl *Plugin) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) {
+	pl.shared.cache.Release(string(pod.UID))
+}
+
+const (
+	// bindingGrace is how long a pod whose binding's fate is unknown keeps its GPUs. A request that the API server has
+	// not finished by then has been cut off by its own request timeout for writes (60 s at most, 34 s by default).
+	bindingGrace = 65 * time.Second
+	// askTimeout bounds the question whether a binding succeeded.
+	askTimeout = 10 * time.Second
+)
+
+// Bind implements fwk.BindPlugin: pod, node and GPUs in one write. Pods without GPUs are left to the next plugin.
+func (pl *Plugin) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+	c, status := readCycle(state)
+	if status != nil {
+		return status
+	}
+	if c.assignment.Empty() {
+		return fwk.NewStatus(fwk.Skip)
+	}
+	text := c.assignment.String()
+	err := pl.handle.ClientSet().CoreV1().Pods(pod.Namespace).Bind(ctx, &v1.Binding{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+			Annotations: map[string]string{podspec.AnnotationGPUs: text},
+		},
+		Target: v1.ObjectReference{Kind: "Node", Name: nodeName},
+	}, metav1.CreateOptions{})
+	if err != nil && !refused(err) {
+		err = pl.askBound(pod, nodeName, text, err)
+	}
+	if err != nil {
+		return fwk.AsStatus(fmt.Errorf("binding pod %s/%s to node %s: %w", pod.Namespace, pod.Name, nodeName, err))
+	}
+	klog.FromContext(ctx).V(2).Info("Assigned GPUs", "pod", klog.KObj(pod), "node", nodeName, "gpus", text)
+	return nil
+}
+
+// refused reports whether the API server answered that it did not do it. Everything else (a timeout, a broken connection,
+// an internal error) leaves open whether it did.
+func refused(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && !apierrors.IsTimeout(err)
+}
+
+// askBound finds out whether a binding succeeded whose answer is lost. If nobody can tell, the pod keeps its GPUs for a
+// while, and the error says so.
+func (pl *Plugin) askBound(pod *v1.Pod, nodeName, text string, cause error) error {
+	metrics.BindingUnknown()
+	// The cycle's context may be what ended the request, so the question has its own.
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	now, err := pl.handle.ClientSet().CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err) || err == nil && now.UID != pod.UID:
+		return cause // there is no such pod any more
+	case err == nil && now.Spec.NodeName == nodeName && now.Annotations[podspec.AnnotationGPUs] == text:
+		return nil
+	case err == nil && now.Spec.NodeName != "":
+		return cause // bound by somebody else; the informer will show where
+	}
+	pl.shared.cache.Suspect(string(pod.UID), pl.now().Add(bindingGrace))
+	return fmt.Errorf("the API server did not say whether it succeeded: %w", cause)
+}

@@ -1,0 +1,121 @@
+package gpufit
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// PreFilter implements fwk.PreFilterPlugin.
+func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+	if err := pl.ready(ctx, pod); err != nil {
+		return nil, fwk.AsStatus(err)
+	}
+	c := &cycle{milliCPU: podspec.MilliCPU(pod)}
+	request, err := podspec.PendingRequest(pod)
+	if err != nil {
+		metrics.Rejected(fit.InvalidRequest)
+		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{Reason: fit.InvalidRequest, Detail: err.Error()}.Message())
+	}
+	c.request, c.shape = request, request.Shape()
+	if firstAttempt(pod) {
+		pl.learner.observe(fit.ClassOf(request, c.milliCPU))
+	}
+	c.memo = pl.learner.current()
+	pl.shared.cache.Snapshot(pl.snapshot)
+	state.Write(stateKey, c)
+	if request.Empty() {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	return nil, nil
+}
+
+// ready waits for the cache to be complete, lets go of what no longer counts, and refuses a pod of which nobody knows
+// whether it is bound.
+func (pl *Plugin) ready(ctx context.Context, pod *v1.Pod) error {
+	if err := pl.shared.wait(ctx); err != nil {
+		return err
+	}
+	pl.seed.Do(func() { pl.learner.seed(pl.shared.pods(), pod.Spec.SchedulerName) })
+	pl.shared.cache.Expire(pl.now())
+	if pl.shared.cache.Suspected(string(pod.UID)) {
+		return fmt.Errorf("the API server did not say whether an earlier binding of pod %s/%s succeeded; it is tried again when that is known", pod.Namespace, pod.Name)
+	}
+	return nil
+}
+
+// PreFilterExtensions implements fwk.PreFilterPlugin.
+func (pl *Plugin) PreFilterExtensions() fwk.PreFilterExtensions { return pl }
+
+// AddPod implements fwk.PreFilterExtensions: the node as it would be with the pod on it. A pod that was on the node gets
+// back what it held; a nominated one takes what it would be given now, if anything.
+func (pl *Plugin) AddPod(_ context.Context, state fwk.CycleState, _ *v1.Pod, toAdd fwk.PodInfo, nodeInfo fwk.NodeInfo) *fwk.Status {
+	c, status := readCycle(state)
+	if status != nil {
+		return status
+	}
+	name, pod := nodeInfo.Node().Name, toAdd.GetPod()
+	before := pl.snapshot.Node(name)
+	if before == nil {
+		return nil
+	}
+	if held, ok := before.Pod(string(pod.UID)); ok {
+		c.setNode(c.node(pl.snapshot, name).With(held))
+		return nil
+	}
+	r, err := podspec.Request(pod)
+	if err != nil || r.Empty() {
+		return nil
+	}
+	n := c.node(pl.snapshot, name)
+	if a, err := fit.Assign(n, r, fit.CPU{}, nil); err == nil {
+		c.setNode(n.With(cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a)))
+	}
+	return nil
+}
+
+// RemovePod implements fwk.PreFilterExtensions: the node as it would be without the pod.
+func (pl *Plugin) RemovePod(_ context.Context, state fwk.CycleState, _ *v1.Pod, toRemove fwk.PodInfo, nodeInfo fwk.NodeInfo) *fwk.Status {
+	c, status := readCycle(state)
+	if status != nil {
+		return status
+	}
+	if n := c.node(pl.snapshot, nodeInfo.Node().Name); n != nil {
+		c.setNode(n.Without(string(toRemove.GetPod().UID)))
+	}
+	return nil
+}
+
+// Filter implements fwk.FilterPlugin.
+func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
+	c, status := readCycle(state)
+	if status != nil {
+		return status
+	}
+	reason := fit.Check(c.node(pl.snapshot, nodeInfo.Node().Name), c.request)
+	if reason != fit.Fits {
+		metrics.Rejected(reason)
+	}
+	return statuses[reason]
+}
+
+// statuses are made once: a pod that fits nowhere in a large cluster needs thousands. The message has no figures of the
+// node, so that the framework counts equal reasons together in the pod's event; `weft why` has the figures.
+var statuses = func() map[fit.Reason]*fwk.Status {
+	out := map[fit.Reason]*fwk.Status{}
+	for _, r := range fit.Reasons() {
+		code := fwk.UnschedulableAndUnresolvable
+		if r.Resolvable() {
+			code = fwk.Unschedulable
+		}
+		out[r] = fwk.NewStatus(code, fit.Rejection{Reason: r}.Message())
+	}
+	return out
+}()

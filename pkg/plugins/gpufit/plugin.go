@@ -1,0 +1,69 @@
+package gpufit
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	fwk "k8s.io/kube-scheduler/framework"
+	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
+
+	"weft.sh/weft/pkg/apis/config/scheme"
+	"weft.sh/weft/pkg/cluster"
+)
+
+// Name is the plugin's name in a KubeSchedulerConfiguration.
+const Name = "GPUFit"
+
+// Options are what the plugin cannot know by itself.
+type Options struct {
+	// ResourceSlices says whether the API server serves resource.k8s.io/v1, asked when the first plugin is made. An
+	// informer of an API that is not served would never sync.
+	ResourceSlices func() bool
+}
+
+// NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share one cache.
+func NewFactory(opts Options) frameworkruntime.PluginFactory {
+	s := &shared{options: opts}
+	return func(_ context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
+		args, err := scheme.GPUFitArgs(obj)
+		if err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", Name, err)
+		}
+		if err := s.init(handle); err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", Name, err)
+		}
+		return &Plugin{
+			handle: handle, shared: s, snapshot: cluster.NewSnapshot(), learner: newLearner(args), now: time.Now,
+		}, nil
+	}
+}
+
+// Plugin implements GPUFit for one profile.
+type Plugin struct {
+	handle  fwk.Handle
+	shared  *shared
+	learner *learner
+	seed    sync.Once // learns from what was there before the first cycle
+	now     func() time.Time
+
+	// snapshot is brought up to date by PreFilter and read by the rest of the scheduling cycle; cycles do not overlap.
+	snapshot *cluster.Snapshot
+}
+
+var (
+	_ fwk.PreFilterPlugin     = (*Plugin)(nil)
+	_ fwk.PreFilterExtensions = (*Plugin)(nil)
+	_ fwk.FilterPlugin        = (*Plugin)(nil)
+	_ fwk.ScorePlugin         = (*Plugin)(nil)
+	_ fwk.ScoreExtensions     = (*Plugin)(nil)
+	_ fwk.ReservePlugin       = (*Plugin)(nil)
+	_ fwk.BindPlugin          = (*Plugin)(nil)
+	_ fwk.SignPlugin          = (*Plugin)(nil)
+	_ fwk.EnqueueExtensions   = (*Plugin)(nil)
+)
+
+// Name implements fwk.Plugin.
+func (*Plugin) Name() string { return Name }
