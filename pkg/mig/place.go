@@ -66,15 +66,15 @@ func fitsOne(gpus []State, profile string) bool {
 //
 //   - one that takes the fewest idle GPUs into use, for an idle GPU can still leave MIG mode or give its largest instance;
 //   - then one that puts more instances on earlier GPUs, counted GPU by GPU, and among as many the larger ones;
-//   - then, on each GPU, the highest starts, larger profiles first: on every GPU of the tables 4g can only start at 0, so
-//     low starts are worth more to what comes later than the loss can see once no 4g fits, and on GPUs of 7 compute slices
-//     the last memory slice cannot be given as 1g, so that filling from the top keeps the waste beside what is used.
+//   - then, on each GPU, the highest starts, larger profiles first: the low memory slices are within the reach of more
+//     profiles (4g starts only at 0; of 8 slices 1g and 2g cannot take the last), so what is used gathers at the top.
 //
 // Instances of one profile are interchangeable: those wanted earlier get the earlier GPU, then the higher start.
 //
-// The search is exact up to a bound on its work (about 10 ms on a current processor), which asks that people write do not
-// reach: any ask of 16 instances on 16 GPUs stays below. Beyond it the instances are placed one by one, largest first,
-// each with least loss: the result is then still legal, but may lose more than necessary or miss that there is room.
+// The search is exact up to a bound on its work, about 10 ms on a current processor. On 16 GPUs, 12 instances of any
+// profiles stay below it, 16 of five profiles, and as many of two profiles as there is room for. Beyond it the instances
+// are placed one by one, largest first, each with least loss: the result is then still legal, but may lose more than
+// necessary or miss that there is room.
 func Place(gpus []State, want []string) ([]Choice, bool) {
 	switch len(want) {
 	case 0:
@@ -130,6 +130,9 @@ type demand struct {
 	// size is the largest and minSize the smallest size of the profile's free placements, in memory slices. They
 	// differ only where GPUs of several models have the same name for different profiles (1g.10gb).
 	size, minSize int
+	// radix is the weight of the demand in the index of a sub-multiset, shift the start of its field in a packed one; only
+	// in a search.
+	radix, shift int
 }
 
 // tally counts the wanted profiles into buf, the largest first and then by name. It reports false where it is plain that

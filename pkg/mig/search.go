@@ -52,9 +52,6 @@ type class struct {
 
 type search struct {
 	demands []demand
-	// radix is the weight of each demand in an index, shift the start of its field in a packed sub-multiset.
-	radix []int
-	shift []int
 	// whole is the sub-multiset of everything wanted, sizes the number of sub-multisets.
 	whole part
 	sizes int
@@ -75,7 +72,7 @@ type search struct {
 
 // exact places the demands (n instances together) with least loss. Beyond the bounds it falls back to greedy.
 func exact(gpus []State, demands []demand, n int) ([]Choice, bool) {
-	s := search{demands: demands}
+	s := search{demands: slices.Clone(demands)} // a copy, so that the callers' stays on their stack
 	if s.prepare(gpus) {
 		total := s.solve(0, s.whole)
 		if !s.over {
@@ -92,11 +89,9 @@ func exact(gpus []State, demands []demand, n int) ([]Choice, bool) {
 func (s *search) prepare(gpus []State) bool {
 	s.sizes = 1
 	bit := 0
-	s.radix = make([]int, len(s.demands))
-	s.shift = make([]int, len(s.demands))
 	for i := len(s.demands) - 1; i >= 0; i-- {
-		d := s.demands[i]
-		s.radix[i], s.shift[i] = s.sizes, bit
+		d := &s.demands[i]
+		d.radix, d.shift = s.sizes, bit
 		s.sizes *= d.count + 1
 		if s.sizes*len(gpus) > maxCells {
 			return false
@@ -105,7 +100,7 @@ func (s *search) prepare(gpus []State) bool {
 		bit += bits.Len(uint(d.count)) + 1
 		s.guard |= 1 << (bit - 1)
 		s.whole = s.whole.plus(part{
-			index: d.count * s.radix[i], packed: uint64(d.count) << s.shift[i], count: d.count, need: d.count * d.minSize,
+			index: d.count * d.radix, packed: uint64(d.count) << d.shift, count: d.count, need: d.count * d.minSize,
 		})
 	}
 	slot := make([]int32, s.sizes)
@@ -174,6 +169,10 @@ func (s *search) classify(state State, slot []int32) int {
 func (s *search) extend(c *class, slot []int32, p part, free uint64, i, left int, after uint64) {
 	offer := c.state.offer
 	for k := i; k < len(s.demands); k++ {
+		d := &s.demands[k]
+		if k > i {
+			left, after = d.count, ^uint64(0)
+		}
 		set := free & c.sets[k] & after
 		for ; set != 0 && left > 0; set &= set - 1 {
 			if s.steps++; s.steps > maxSteps {
@@ -181,9 +180,7 @@ func (s *search) extend(c *class, slot []int32, p part, free uint64, i, left int
 				return
 			}
 			n := bits.TrailingZeros64(set)
-			q := p.plus(part{
-				index: s.radix[k], packed: 1 << s.shift[k], count: 1, need: s.demands[k].minSize, set: 1 << n,
-			})
+			q := p.plus(part{index: d.radix, packed: 1 << d.shift, count: 1, need: d.minSize, set: 1 << n})
 			q.cost = p.cost + lossUnit*cost(offer.lossOf(n, free))
 			if at := slot[q.index]; at == 0 {
 				c.parts = append(c.parts, q)
@@ -193,10 +190,6 @@ func (s *search) extend(c *class, slot []int32, p part, free uint64, i, left int
 			}
 			s.extend(c, slot, q, free&^offer.places[n].conflicts, k, left-1, ^uint64(0)<<n)
 		}
-		if k+1 < len(s.demands) {
-			left = s.demands[k+1].count
-		}
-		after = ^uint64(0)
 	}
 }
 
