@@ -51,7 +51,14 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 		err := d.Validate()
 		var offer *mig.Offer
 		if err == nil && d.MIG {
-			if offer, err = mig.NewOffer(d.Instances); err != nil {
+			// GPUs that offer the same share the offer: it is how mig recognises them as equal.
+			if last := len(inv.Devices) - 1; last >= 0 && slices.Equal(inv.Devices[last].Instances, d.Instances) {
+				offer = inv.offers[last]
+			}
+			if offer == nil {
+				offer, err = mig.NewOffer(d.Instances)
+			}
+			if err != nil {
 				err = fmt.Errorf("device %q: %w", d.ID, err)
 			}
 		}
