@@ -17,10 +17,10 @@ func main() {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	// The first signal stops the cluster in order, a second one the program; its children end with it.
+	context.AfterFunc(ctx, stop)
 	if err := newCommand(os.Stdout).ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "weft-playground: %v\n", err)
-		stop()
 		os.Exit(1)
 	}
 }

@@ -47,11 +47,9 @@ type ControlPlane struct {
 
 	etcd, apiServer *Process
 
+	*outcome
 	remove   bool
 	stopOnce sync.Once
-	done     chan struct{}
-	failOnce sync.Once
-	err      error
 }
 
 const (
@@ -72,7 +70,7 @@ const (
 func StartControlPlane(ctx context.Context, o ControlPlaneOptions) (_ *ControlPlane, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("gave up after %v", startTimeout))
 	defer cancel()
-	cp := &ControlPlane{binary: o.Binary, log: o.Log, done: make(chan struct{})}
+	cp := &ControlPlane{binary: o.Binary, log: o.Log, outcome: newOutcome()}
 	if cp.log == nil {
 		cp.log = io.Discard
 	}
@@ -138,10 +136,10 @@ func (cp *ControlPlane) startEtcd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cp.watch(cp.etcd)
+	cp.outcome.watch(cp.etcd)
 	client := &http.Client{Timeout: 5 * time.Second}
 	defer client.CloseIdleConnections()
-	err = cp.etcd.waitReady(ctx, func(ctx context.Context) error { return get(ctx, client, url+"/health", "") })
+	err = cp.etcd.waitReady(ctx, func(ctx context.Context) error { return get(ctx, client, url+"/health") })
 	if err != nil {
 		return err
 	}
@@ -187,14 +185,14 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, o ControlPlaneOption
 	if err != nil {
 		return err
 	}
-	cp.watch(cp.apiServer)
+	cp.outcome.watch(cp.apiServer)
 	// The check goes without verification: the certificate appears while the server starts. It carries no token.
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}}
 	defer client.CloseIdleConnections()
 	err = cp.apiServer.waitReady(ctx, func(ctx context.Context) error {
-		return get(ctx, client, "https://"+port.address()+"/readyz", "")
+		return get(ctx, client, "https://"+port.address()+"/readyz")
 	})
 	if err != nil {
 		return err
@@ -208,13 +206,10 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, o ControlPlaneOption
 }
 
 // get asks a health endpoint; anything but 200 is an error with the body.
-func get(ctx context.Context, client *http.Client, url, token string) error {
+func get(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -229,22 +224,6 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 		return fmt.Errorf("%s: %s: %s", url, resp.Status, body)
 	}
 	return nil
-}
-
-// watch ends Done when the process ends by itself.
-func (cp *ControlPlane) watch(p *Process) {
-	go func() {
-		if err := p.Wait(); err != nil {
-			cp.finish(err)
-		}
-	}()
-}
-
-func (cp *ControlPlane) finish(err error) {
-	cp.failOnce.Do(func() {
-		cp.err = err
-		close(cp.done)
-	})
 }
 
 func (cp *ControlPlane) logf(format string, args ...any) {
@@ -262,19 +241,6 @@ func (cp *ControlPlane) Etcd() *Process { return cp.etcd }
 
 // APIServer is kube-apiserver's process.
 func (cp *ControlPlane) APIServer() *Process { return cp.apiServer }
-
-// Done is closed when a server ended by itself or Stop was called; Err says which.
-func (cp *ControlPlane) Done() <-chan struct{} { return cp.done }
-
-// Err is, once Done is closed, the [*ExitError] of the server that ended first, or nil after Stop.
-func (cp *ControlPlane) Err() error {
-	select {
-	case <-cp.done:
-		return cp.err
-	default:
-		return nil
-	}
-}
 
 // AdminConfig is the configuration of a client that may do everything (system:masters), without a limit on its rate.
 func (cp *ControlPlane) AdminConfig() *rest.Config { return cp.ConfigFor(AdminUser) }

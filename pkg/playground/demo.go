@@ -1,0 +1,196 @@
+package playground
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// DemoNodes is the cluster of the demo, as for --nodes.
+const DemoNodes = "a100-mig=2,h100=2,l4=3"
+
+// models of the demo.
+const (
+	a100 = "NVIDIA-A100-SXM4-40GB"
+	h100 = "NVIDIA-H100-80GB-HBM3"
+	l4   = "NVIDIA-L4"
+)
+
+// demoJob is a job of the demo: some equal pods.
+type demoJob struct {
+	Pod
+	copies int
+	// never says that no pod of it can run on DemoNodes.
+	never bool
+}
+
+// demoJobs are created in this order. Large pods come first, so that what fits does so whatever the scheduler prefers:
+// the demo shows where things go, and is no contest in packing.
+var demoJobs = []demoJob{
+	// Whole GPUs.
+	{Pod: Pod{Name: "pretrain", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{h100}}, copies: 1},
+	{Pod: Pod{Name: "finetune", GPUs: 4, CPUMilli: 32_000, MemoryMiB: 256 << 10, Products: []string{h100}}, copies: 1},
+	{Pod: Pod{Name: "train", GPUs: 4, CPUMilli: 16_000, MemoryMiB: 128 << 10, Products: []string{a100}}, copies: 1},
+	// Shares with a floor on memory: 25% of an H100 would be 20 GiB.
+	{Pod: Pod{Name: "llm", Percent: 25, GPUMemory: "36Gi", CPUMilli: 8_000, MemoryMiB: 64 << 10, Products: []string{h100}}, copies: 2},
+	{Pod: Pod{Name: "sweep", GPUs: 2, CPUMilli: 8_000, MemoryMiB: 64 << 10, Products: []string{a100, h100}}, copies: 2},
+	{Pod: Pod{Name: "video", GPUs: 1, CPUMilli: 8_000, MemoryMiB: 32 << 10, Products: []string{l4}}, copies: 4},
+	// A share of two distinct GPUs each.
+	{Pod: Pod{Name: "ensemble", Percent: 50, Count: 2, CPUMilli: 4_000, MemoryMiB: 16 << 10, Products: []string{l4}}, copies: 2},
+	// Shares.
+	{Pod: Pod{Name: "serve", Percent: 50, CPUMilli: 4_000, MemoryMiB: 16 << 10, Products: []string{l4}}, copies: 4},
+	{Pod: Pod{Name: "notebook", Percent: 20, CPUMilli: 2_000, MemoryMiB: 8 << 10}, copies: 8},
+	{Pod: Pod{Name: "embed", Percent: 10, GPUMemory: "4Gi", CPUMilli: 1_000, MemoryMiB: 4 << 10}, copies: 4},
+	// MIG instances.
+	{Pod: Pod{Name: "mig-whole", MIGProfile: "7g.40gb", MIGCount: 1, CPUMilli: 4_000, MemoryMiB: 32 << 10}, copies: 1},
+	{Pod: Pod{Name: "mig-half", MIGProfile: "3g.20gb", MIGCount: 1, CPUMilli: 4_000, MemoryMiB: 16 << 10}, copies: 5},
+	{Pod: Pod{Name: "mig-quarter", MIGProfile: "2g.10gb", MIGCount: 1, CPUMilli: 2_000, MemoryMiB: 8 << 10}, copies: 4},
+	{Pod: Pod{Name: "mig-slice", MIGProfile: "1g.5gb", MIGCount: 1, CPUMilli: 1_000, MemoryMiB: 4 << 10}, copies: 8},
+	{Pod: Pod{Name: "mig-pair", MIGProfile: "1g.5gb", MIGCount: 2, CPUMilli: 1_000, MemoryMiB: 4 << 10}, copies: 2},
+
+	// These cannot run, each for another reason.
+	{Pod: Pod{Name: "never-16-gpus", GPUs: 16, CPUMilli: 1_000}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-h200", GPUs: 1, CPUMilli: 1_000, Products: []string{"NVIDIA-H200"}}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-96gib-share", Percent: 10, GPUMemory: "96Gi", CPUMilli: 1_000}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-40gib-on-l4", Percent: 50, GPUMemory: "40Gi", CPUMilli: 1_000, Products: []string{l4}}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-h100-profile", MIGProfile: "1g.20gb", MIGCount: 1, CPUMilli: 1_000}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-mig-on-l4", MIGProfile: "1g.5gb", MIGCount: 1, CPUMilli: 1_000, Products: []string{l4}}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-500-cpus", GPUs: 1, CPUMilli: 500_000}, copies: 1, never: true},
+}
+
+// demoPods are the pods of the demo in their order, and the names of those that must not be bound.
+func demoPods() (pods []Pod, never map[string]bool) {
+	never = map[string]bool{}
+	for _, j := range demoJobs {
+		for i := range j.copies {
+			p := j.Pod
+			if j.copies > 1 {
+				p.Name = fmt.Sprintf("%s-%d", j.Name, i)
+			}
+			pods = append(pods, p)
+			if j.never {
+				never[p.Name] = true
+			}
+		}
+	}
+	return pods, never
+}
+
+// DemoPods are the pods of the demo in their order.
+func DemoPods() []Pod {
+	pods, _ := demoPods()
+	return pods
+}
+
+// demoTimeout is how long the scheduler may take for the demo's pods, on a machine that has other things to do too.
+const demoTimeout = 45 * time.Second
+
+// ErrDemo is wrapped by the error of [Cluster.Demo] when a pod is not where it should be.
+var ErrDemo = errors.New("the demo did not end as it should")
+
+// Demo creates the demo's pods on a cluster of DemoNodes, waits until each is bound or reported unschedulable, shows the
+// placement through show and the unschedulable pods with their reason. Its error is nil only when every pod that fits is
+// bound, every other is not, and no GPU is given twice.
+func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(ctx context.Context, cfg *rest.Config) error) error {
+	ctx, stop := context.WithCancel(c.WhileRunning(ctx))
+	defer stop()
+	cfg := c.ControlPlane.AdminConfig()
+	pods, never := demoPods()
+	tracker, err := Track(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := CreatePods(ctx, cfg, pods, true, func(int) {}); err != nil {
+		return err
+	}
+	waitCtx, cancel := context.WithTimeoutCause(ctx, demoTimeout, errDemoTimeout)
+	defer cancel()
+	err = tracker.WaitFor(waitCtx, func(n Counts) {
+		progress.Show(n.Bound+n.Unschedulable, len(pods), "%d pods bound, %d unschedulable", n.Bound, n.Unschedulable)
+	}, func(n Counts, all func() []PodState) bool {
+		return n.Bound+n.Unschedulable >= len(pods) && n.Waiting == 0 && len(wrong(all(), pods, never)) == 0
+	})
+	if err != nil && !errors.Is(err, errDemoTimeout) {
+		return err
+	}
+	counts, _ := tracker.Counts()
+	progress.Printf("%d pods bound and %d unschedulable after %.1fs\n", counts.Bound, counts.Unschedulable, time.Since(begin).Seconds())
+	if err := show(ctx, cfg); err != nil {
+		return err
+	}
+	progress.Printf("")
+	PrintUnschedulable(progress, tracker.Pods())
+
+	errs := wrong(tracker.Pods(), pods, never)
+	if _, err := ReadPlacement(ctx, cfg); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w:\n%w", ErrDemo, errors.Join(errs...))
+	}
+	return nil
+}
+
+var errDemoTimeout = fmt.Errorf("not all pods were answered for within %v", demoTimeout)
+
+// wrong lists the pods that are not where they should be.
+func wrong(all []PodState, pods []Pod, never map[string]bool) []error {
+	states := map[string]PodState{}
+	for _, s := range all {
+		states[s.Name] = s
+	}
+	var errs []error
+	for _, p := range pods {
+		s := states[p.Name]
+		switch {
+		case never[p.Name] && s.Node != "":
+			errs = append(errs, fmt.Errorf("pod %s is bound to %s, where it cannot run", p.Name, s.Node))
+		case never[p.Name] && s.Reason == "":
+			errs = append(errs, fmt.Errorf("pod %s is not reported unschedulable", p.Name))
+		case !never[p.Name] && s.Node == "":
+			errs = append(errs, fmt.Errorf("pod %s fits and is not bound: %s", p.Name, cmp.Or(s.Reason, "the scheduler said nothing")))
+		}
+	}
+	return errs
+}
+
+// PrintUnschedulable lists the unschedulable pods among them by reason, the most frequent reason first.
+func PrintUnschedulable(progress *Progress, all []PodState) {
+	byReason := map[string][]string{}
+	for _, s := range all {
+		if s.Reason != "" {
+			byReason[s.Reason] = append(byReason[s.Reason], s.Name)
+		}
+	}
+	if len(byReason) == 0 {
+		return
+	}
+	progress.Printf("Unschedulable, in the scheduler's words:")
+	reasons := make([]string, 0, len(byReason))
+	for r := range byReason {
+		reasons = append(reasons, r)
+	}
+	slices.SortFunc(reasons, func(a, b string) int {
+		return cmp.Or(len(byReason[b])-len(byReason[a]), cmp.Compare(byReason[a][0], byReason[b][0]))
+	})
+	const mostReasons, mostNames = 20, 3
+	for i, r := range reasons {
+		if i == mostReasons {
+			progress.Printf("  and %d other reasons", len(reasons)-mostReasons)
+			return
+		}
+		names := byReason[r]
+		text := strings.Join(names[:min(len(names), mostNames)], ", ")
+		if len(names) > mostNames {
+			text += fmt.Sprintf(" and %d more", len(names)-mostNames)
+		}
+		progress.Printf("  %s\n      %s", text, r)
+	}
+}

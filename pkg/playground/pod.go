@@ -1,0 +1,81 @@
+package playground
+
+import (
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"weft.sh/weft/pkg/podspec"
+)
+
+// SchedulerName is what pods name to be placed by Weft.
+const SchedulerName = "weft"
+
+// Pod is a pod with one container that asks for GPUs in one way.
+type Pod struct {
+	Name      string
+	CPUMilli  int64
+	MemoryMiB int64
+	// GPUs is the number of whole GPUs.
+	GPUs int64
+	// Percent is the share of a GPU in hundredths, on Count distinct GPUs; Count 0 and 1 are the same.
+	Percent, Count int64
+	// GPUMemory is the floor on the memory of each GPU or share, a quantity such as 10Gi; empty for none.
+	GPUMemory string
+	// MIGProfile and MIGCount are MIG instances.
+	MIGProfile string
+	MIGCount   int64
+	// Products are the GPU models that will do; none means every model.
+	Products []string
+}
+
+// Object is the pod to create, in the namespace default.
+func (p Pod) Object() *corev1.Pod {
+	limits := corev1.ResourceList{}
+	requests := corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(p.CPUMilli, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(p.MemoryMiB<<20, resource.BinarySI),
+	}
+	add := func(name string, count int64) {
+		if count > 0 {
+			limits[corev1.ResourceName(name)] = *resource.NewQuantity(count, resource.DecimalSI)
+		}
+	}
+	add(podspec.ResourceGPU, p.GPUs)
+	add(podspec.ResourceGPUPercent, p.Percent)
+	if p.MIGProfile != "" {
+		add(podspec.MIGResource(p.MIGProfile), p.MIGCount)
+	}
+	annotations := map[string]string{}
+	if p.Count > 1 {
+		annotations[podspec.AnnotationGPUCount] = strconv.FormatInt(p.Count, 10)
+	}
+	if p.GPUMemory != "" {
+		annotations[podspec.AnnotationGPUMemory] = p.GPUMemory
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: metav1.NamespaceDefault, Annotations: annotations},
+		Spec: corev1.PodSpec{
+			SchedulerName: SchedulerName,
+			// Nothing runs, so nothing has to end.
+			TerminationGracePeriodSeconds: new(int64),
+			Containers: []corev1.Container{{
+				// Nobody pulls it.
+				Name: "main", Image: "weft.sh/playground/nothing",
+				Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits},
+			}},
+		},
+	}
+	if len(p.Products) > 0 {
+		pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{
+					Key: podspec.LabelProduct, Operator: corev1.NodeSelectorOpIn, Values: p.Products,
+				}},
+			}}},
+		}}
+	}
+	return pod
+}
