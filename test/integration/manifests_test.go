@@ -1,10 +1,8 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +32,7 @@ import (
 	"weft.sh/weft/manifests"
 	"weft.sh/weft/pkg/mig"
 	"weft.sh/weft/pkg/playground"
+	"weft.sh/weft/pkg/plugins/gpufit"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -548,21 +547,7 @@ func testAssignment(t *testing.T, cp *playground.ControlPlane) {
 	})
 }
 
-// gpuFitStandIn is a plugin with the name of the real one, to see where the configuration puts it.
-type gpuFitStandIn struct{}
-
-func (gpuFitStandIn) Name() string { return "GPUFit" }
-
-func (gpuFitStandIn) Bind(context.Context, fwk.CycleState, *corev1.Pod, string) *fwk.Status {
-	return fwk.NewStatus(fwk.Skip)
-}
-
-func (gpuFitStandIn) Score(context.Context, fwk.CycleState, *corev1.Pod, fwk.NodeInfo) (int64, *fwk.Status) {
-	return 0, nil
-}
-
-func (gpuFitStandIn) ScoreExtensions() fwk.ScoreExtensions { return nil }
-
+// testSchedulerConfig makes a scheduler of the configuration, as weft-scheduler does, and does not run it.
 func testSchedulerConfig(t *testing.T, cp *playground.ControlPlane, file *corev1.ConfigMap) {
 	object, _, err := scheme.Codecs.UniversalDecoder().Decode([]byte(file.Data["config.yaml"]), nil, nil)
 	if err != nil {
@@ -579,14 +564,9 @@ func testSchedulerConfig(t *testing.T, cp *playground.ControlPlane, file *corev1
 		t.Fatalf("profiles %+v: want one, weft", cfg.Profiles)
 	}
 
-	var args string
+	// The arguments are read by the plugin itself, strictly.
 	registry := frameworkruntime.Registry{
-		"GPUFit": func(_ context.Context, o runtime.Object, _ fwk.Handle) (fwk.Plugin, error) {
-			if u, ok := o.(*runtime.Unknown); ok {
-				args = string(u.Raw)
-			}
-			return gpuFitStandIn{}, nil
-		},
+		gpufit.Name: gpufit.NewFactory(gpufit.Options{ResourceSlices: func() bool { return true }}),
 	}
 	client := clientset(t, cp.ConfigFor(playground.SchedulerUser))
 	s, err := scheduler.New(t.Context(), client, informers.NewSharedInformerFactory(client, 0), nil,
@@ -600,25 +580,21 @@ func testSchedulerConfig(t *testing.T, cp *playground.ControlPlane, file *corev1
 	for _, p := range plugins.Bind.Enabled {
 		order = append(order, p.Name)
 	}
-	if diff := cmp.Diff([]string{"GPUFit", "DefaultBinder"}, order); diff != "" {
+	if diff := cmp.Diff([]string{gpufit.Name, "DefaultBinder"}, order); diff != "" {
 		t.Errorf("bind plugins (-want +got):\n%s", diff)
 	}
 	weights := map[string]int32{}
 	for _, p := range plugins.Score.Enabled {
 		weights[p.Name] = p.Weight
 	}
-	var others int32
-	for _, name := range slices.Sorted(maps.Keys(weights)) {
-		if name != "GPUFit" {
-			others += weights[name]
-		}
+	ours := weights[gpufit.Name]
+	delete(weights, gpufit.Name)
+	var others int64
+	for _, w := range weights {
+		others += int64(w)
 	}
-	if weights["GPUFit"] <= others {
-		t.Errorf("weights %v: want GPUFit's to be more than the others' %d together", weights, others)
-	}
-	for _, want := range []string{`"apiVersion":"config.weft.sh/v1"`, `"kind":"GPUFitArgs"`, `"strategy":"fragmentation"`} {
-		if !strings.Contains(args, want) {
-			t.Errorf("arguments of GPUFit %s: want %s", args, want)
-		}
+	// See the package's doc: one rank is to outweigh everything that the others can say.
+	if int64(ours) <= others*fwk.MaxNodeScore {
+		t.Errorf("weight of GPUFit %d: want more than %d, for the others' are %v", ours, others*fwk.MaxNodeScore, weights)
 	}
 }
