@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/pflag"
+
 	"weft.sh/weft/pkg/playground/child"
 )
 
@@ -16,6 +18,8 @@ func main() {
 	if code, ok := child.Run(os.Args[1:]); ok {
 		os.Exit(code)
 	}
+	// The API server's packages have put flags here, which cobra would offer as ours.
+	pflag.CommandLine = pflag.NewFlagSet(os.Args[0], pflag.ContinueOnError)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal stops the cluster in order, a second one the program; its children end with it.
 	context.AfterFunc(ctx, stop)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -27,23 +28,24 @@ const fieldManager = "weft-playground"
 // Render runs kustomize over a folder, as kubectl apply -k would, in the order that kustomize thinks best for applying
 // (namespaces and definitions first). root is the folder of the kustomization in files.
 func Render(files fs.FS, root string) ([]*unstructured.Unstructured, error) {
+	const top = "/manifests" // kustomize does not build at the root of its file system
 	inMemory := filesys.MakeFsInMemory()
-	err := fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := fs.ReadFile(files, path)
+		b, err := fs.ReadFile(files, name)
 		if err != nil {
 			return err
 		}
-		return inMemory.WriteFile("/"+path, b)
+		return inMemory.WriteFile(top+"/"+name, b)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("manifests: %w", err)
 	}
 	o := krusty.MakeDefaultOptions()
 	o.Reorder = krusty.ReorderOptionLegacy
-	resources, err := krusty.MakeKustomizer(o).Run(inMemory, "/"+root)
+	resources, err := krusty.MakeKustomizer(o).Run(inMemory, path.Join(top, root))
 	if err != nil {
 		return nil, fmt.Errorf("manifests: %w", err)
 	}

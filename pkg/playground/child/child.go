@@ -101,6 +101,8 @@ func kwok(args []string) error {
 		return err
 	}
 	cmd := kwokcmd.NewCommand(ctx)
+	// Else cobra makes a flag --version, and meets the one that the API server's packages have put among the global flags.
+	cmd.Version = ""
 	cmd.PersistentFlags().AddFlagSet(flags)
 	cmd.SetArgs(args)
 	return cmd.ExecuteContext(ctx)
