@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/inventory"
+	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// scenario is a cluster written down in a few lines, for golden files. Each line is an object: the kind, the name, and
+// words of the form key or key=value, separated by blanks.
+//
+//	node NAME [product=P] [gpus=N] [memory=MiB] [from=slices|labels] [mig=INDEX,…] [unhealthy=INDEX,…]
+//	          [cpu=Q] [ram=Q] [pods=N] [also=RESOURCE:Q] [label=K:V] [taint=K:V:EFFECT] [cordoned] [unready] [torn]
+//	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
+//	          [gate=NAME] [annotate=K:V] [select=K:V] [tolerate=K] [model=P,…] [said=REASON:MESSAGE_WITH_UNDERSCORES]
+//	          [deleted] [uid=U]
+type scenario struct{ Objects }
+
+// words are the key=value words of one line.
+type words struct {
+	t    *testing.T
+	line string
+	kv   map[string][]string
+}
+
+func (w words) get(key, otherwise string) string {
+	if v := w.kv[key]; len(v) > 0 {
+		return v[0]
+	}
+	return otherwise
+}
+
+func (w words) has(key string) bool { return len(w.kv[key]) > 0 }
+
+func (w words) int(key string, otherwise int) int {
+	s := w.get(key, strconv.Itoa(otherwise))
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		w.t.Fatalf("%q: %s=%q is not a number", w.line, key, s)
+	}
+	return n
+}
+
+func (w words) indices(key string) []int {
+	var out []int
+	for s := range strings.SplitSeq(w.get(key, ""), ",") {
+		if n, err := strconv.Atoi(s); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// pairs are the values of the key, each cut into n parts at colons.
+func (w words) pairs(key string, n int) [][]string {
+	var out [][]string
+	for _, v := range w.kv[key] {
+		parts := strings.SplitN(v, ":", n)
+		if len(parts) != n {
+			w.t.Fatalf("%q: %s=%q: want %d parts", w.line, key, v, n)
+		}
+		out = append(out, parts)
+	}
+	return out
+}
+
+func parseScenario(t *testing.T, text string) scenario {
+	t.Helper()
+	var s scenario
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		w := words{t: t, line: line, kv: map[string][]string{}}
+		for _, f := range fields[2:] {
+			k, v, _ := strings.Cut(f, "=")
+			w.kv[k] = append(w.kv[k], v)
+		}
+		switch fields[0] {
+		case "node":
+			s.node(fields[1], w)
+		case "pod":
+			s.Pods = append(s.Pods, makePod(fields[1], w))
+		default:
+			t.Fatalf("%q: want node or pod", line)
+		}
+	}
+	return s
+}
+
+func (s *scenario) node(name string, w words) {
+	n := &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}},
+		Spec:       v1.NodeSpec{Unschedulable: w.has("cordoned")},
+		Status: v1.NodeStatus{
+			Allocatable: v1.ResourceList{
+				v1.ResourceCPU:    resource.MustParse(w.get("cpu", "64")),
+				v1.ResourceMemory: resource.MustParse(w.get("ram", "512Gi")),
+				v1.ResourcePods:   resource.MustParse(w.get("pods", "110")),
+			},
+			Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
+		},
+	}
+	if w.has("unready") {
+		n.Status.Conditions[0].Status = v1.ConditionFalse
+	}
+	for _, p := range w.pairs("label", 2) {
+		n.Labels[p[0]] = p[1]
+	}
+	for _, p := range w.pairs("taint", 3) {
+		n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: p[0], Value: p[1], Effect: v1.TaintEffect(p[2])})
+	}
+	count, product, memory := w.int("gpus", 0), w.get("product", "NVIDIA-H100-80GB-HBM3"), w.int("memory", 81559)
+	if count > 0 {
+		n.Labels[podspec.LabelProduct] = product
+		n.Status.Allocatable[podspec.ResourceGPU] = resource.MustParse(strconv.Itoa(count))
+	}
+	if count > 0 && w.get("from", "slices") == "labels" {
+		n.Labels[podspec.LabelCount], n.Labels[podspec.LabelMemory] = strconv.Itoa(count), strconv.Itoa(memory)
+	} else if count > 0 {
+		n.Status.Allocatable[podspec.ResourceGPUPercent] = resource.MustParse(strconv.Itoa(100 * count))
+		for _, profile := range mig.Profiles() {
+			n.Status.Allocatable[v1.ResourceName(podspec.MIGResource(profile))] = resource.MustParse(strconv.Itoa(7 * count))
+		}
+		var devices []gpu.Device
+		for i := range count {
+			d := gpu.Device{
+				ID: gpu.ID(fmt.Sprintf("GPU-%s-%d", name, i)), Index: i, Product: product, MemoryMiB: int64(memory),
+				Unhealthy: slices.Contains(w.indices("unhealthy"), i), MIG: slices.Contains(w.indices("mig"), i),
+			}
+			if d.MIG {
+				table, _ := mig.TableByProduct(product)
+				d.Instances = table.Instances()
+			}
+			devices = append(devices, d)
+		}
+		published := inventory.Slices(name, devices, 1)
+		if w.has("torn") {
+			published[0].Spec.Pool.ResourceSliceCount++ // one is missing
+		}
+		s.Slices = append(s.Slices, published...)
+	}
+	for _, p := range w.pairs("also", 2) {
+		n.Status.Allocatable[v1.ResourceName(p[0])] = resource.MustParse(p[1])
+	}
+	s.Nodes = append(s.Nodes, n)
+}
+
+func makePod(name string, w words) *v1.Pod {
+	namespace, name, ok := strings.Cut(name, "/")
+	if !ok {
+		w.t.Fatalf("%q: want namespace/name", w.line)
+	}
+	p := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: name, UID: types.UID(w.get("uid", "uid-"+namespace+"-"+name)), Annotations: map[string]string{},
+		},
+		Spec: v1.PodSpec{
+			NodeName: w.get("node", ""), SchedulerName: w.get("scheduler", DefaultSchedulerName), NodeSelector: map[string]string{},
+		},
+		Status: v1.PodStatus{Phase: v1.PodPhase(w.get("phase", string(v1.PodPending)))},
+	}
+	for _, c := range []string{"main", "side", "init"} {
+		if !w.has(c) {
+			continue
+		}
+		container := v1.Container{Name: c, Resources: v1.ResourceRequirements{Requests: v1.ResourceList{}}}
+		for ask := range strings.SplitSeq(w.get(c, ""), ",") {
+			if resourceName, q, ok := strings.Cut(ask, ":"); ok {
+				container.Resources.Requests[v1.ResourceName(resourceName)] = resource.MustParse(q)
+			}
+		}
+		if c == "init" {
+			p.Spec.InitContainers = append(p.Spec.InitContainers, container)
+		} else {
+			p.Spec.Containers = append(p.Spec.Containers, container)
+		}
+	}
+	if w.has("gpus") {
+		p.Annotations[podspec.AnnotationGPUs] = w.get("gpus", "")
+	}
+	for _, a := range w.pairs("annotate", 2) {
+		p.Annotations[a[0]] = a[1]
+	}
+	for _, s := range w.pairs("select", 2) {
+		p.Spec.NodeSelector[s[0]] = s[1]
+	}
+	for _, k := range w.kv["tolerate"] {
+		p.Spec.Tolerations = append(p.Spec.Tolerations, v1.Toleration{Key: k, Operator: v1.TolerationOpExists})
+	}
+	for _, g := range w.kv["gate"] {
+		p.Spec.SchedulingGates = append(p.Spec.SchedulingGates, v1.PodSchedulingGate{Name: g})
+	}
+	if w.has("model") {
+		p.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
+			NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{{
+				Key: podspec.LabelProduct, Operator: v1.NodeSelectorOpIn, Values: strings.Split(w.get("model", ""), ","),
+			}}}},
+		}}}
+	}
+	for _, said := range w.pairs("said", 2) {
+		p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{
+			Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: said[0], Message: strings.ReplaceAll(said[1], "_", " "),
+		})
+	}
+	if w.has("deleted") {
+		now := metav1.Unix(1_700_000_000, 0)
+		p.DeletionTimestamp = &now
+	}
+	return p
+}
