@@ -23,11 +23,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"weft.sh/weft/manifests"
 	"weft.sh/weft/pkg/playground"
@@ -37,31 +36,11 @@ import (
 // manifestObjects are the objects that kubectl apply -k manifests applies, in its order.
 func manifestObjects(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	memory := filesys.MakeFsInMemory()
-	err := fs.WalkDir(manifests.FS, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := fs.ReadFile(manifests.FS, name)
-		if err != nil {
-			return err
-		}
-		return memory.WriteFile(path.Join("manifests", name), data)
-	})
+	objects, err := playground.Render(manifests.FS, ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := krusty.MakeDefaultOptions()
-	options.Reorder = krusty.ReorderOptionLegacy // as kubectl does
-	built, err := krusty.MakeKustomizer(options).Run(memory, "manifests")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := built.AsYaml()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return parseYAML(t, text)
+	return objects
 }
 
 // exampleObjects are the objects of each example, by the name of its file.
@@ -162,14 +141,8 @@ func newApplier(t *testing.T, cfg *rest.Config) *applier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &applier{client: client, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memCache{d}), warnings: w}
+	return &applier{client: client, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d)), warnings: w}
 }
-
-// memCache makes a discovery client one that caches, for a mapper that asks each group once anyway.
-type memCache struct{ discovery.DiscoveryInterface }
-
-func (memCache) Fresh() bool { return true }
-func (memCache) Invalidate() {}
 
 func (a *applier) apply(ctx context.Context, u *unstructured.Unstructured) error {
 	gvk := u.GroupVersionKind()
