@@ -12,7 +12,7 @@ import (
 // Grant is what one container holds of one GPU. Exactly one of three forms:
 //
 //	whole     Instance nil, MilliGPU 0, MemoryMiB 0
-//	shared    Instance nil, MilliGPU 1 to 1000, MemoryMiB >= 1
+//	shared    Instance nil, MilliGPU 1 to 1000, MemoryMiB 1 to MaxMemoryMiB
 //	MIG       Instance set, MilliGPU 0, MemoryMiB 0
 type Grant struct {
 	GPU       ID
@@ -52,9 +52,9 @@ func (g Grant) Validate() error {
 		}
 		return g.Instance.Validate()
 	case Shared:
-		if g.MilliGPU > WholeMilliGPU || g.MemoryMiB < 1 {
-			return fmt.Errorf("share of %d milli-GPU and %d MiB: want 1 to %d milli-GPU and at least 1 MiB",
-				g.MilliGPU, g.MemoryMiB, WholeMilliGPU)
+		if g.MilliGPU > WholeMilliGPU || g.MemoryMiB < 1 || g.MemoryMiB > MaxMemoryMiB {
+			return fmt.Errorf("share of %d milli-GPU and %d MiB: want 1 to %d milli-GPU and 1 to %d MiB",
+				g.MilliGPU, g.MemoryMiB, WholeMilliGPU, MaxMemoryMiB)
 		}
 	default:
 		if g.MilliGPU != 0 || g.MemoryMiB != 0 {
@@ -78,8 +78,8 @@ func (g Grant) String() string {
 // ContainerGrants is what one container holds.
 type ContainerGrants struct {
 	Container string
-	// Init is as in [ContainerRequest]: the grants are held only until the other containers run, so they count only
-	// where they exceed what those hold.
+	// Init is as in [ContainerRequest]: the grants are held only until the containers after it run, so they count only
+	// where they, with what the sidecars before it hold, exceed what runs in the end.
 	Init   bool
 	Grants []Grant
 }
@@ -121,7 +121,8 @@ func (a Assignment) String() string {
 	return b.String()
 }
 
-// Validate reports the first thing that is wrong with the assignment, nil when nothing is.
+// Validate reports the first thing that is wrong with the assignment, nil when nothing is. What contradicts itself is
+// wrong too: containers that run at the same time hold more of a GPU than there is, or one GPU in two ways.
 func (a Assignment) Validate() error {
 	seen := map[string]bool{}
 	for _, c := range a.Containers {
@@ -141,7 +142,8 @@ func (a Assignment) Validate() error {
 			}
 		}
 	}
-	return nil
+	_, err := a.holdings()
+	return err
 }
 
 // validContainer accepts what Kubernetes accepts as a container name (RFC 1123 label).
@@ -245,7 +247,7 @@ func clip(s string) string {
 	return s
 }
 
-// Use is what an assignment takes of one GPU.
+// Use is what an assignment takes of one GPU, in one of the three ways.
 type Use struct {
 	GPU ID
 	// Whole says that the GPU is given whole; the other fields are then zero.
@@ -256,63 +258,102 @@ type Use struct {
 	Instances []Instance
 }
 
-// Uses sums the assignment by GPU, sorted by id. The containers that run together add up; an init container runs before
-// them, so it adds only what it holds beyond them (the larger of the two counts, as in the kubelet's accounting).
+// Uses is what the pod takes of each GPU, sorted by id: the most that it holds at any time. The containers that run
+// together add up; an init container that is no sidecar runs before them, beside the sidecars before it only, so it adds
+// what it holds beyond them (the larger of the two counts, as in the kubelet's accounting). The assignment must be valid.
 func (a Assignment) Uses() []Use {
-	running := map[ID]*Use{}
-	for _, c := range a.Containers {
-		if !c.Init {
-			addGrants(running, c.Grants)
-		}
-	}
-	for _, c := range a.Containers {
-		if !c.Init {
-			continue
-		}
-		alone := map[ID]*Use{}
-		addGrants(alone, c.Grants)
-		for id, u := range alone {
-			r, ok := running[id]
-			if !ok {
-				running[id] = u
-				continue
-			}
-			r.Whole = r.Whole || u.Whole
-			r.MilliGPU = max(r.MilliGPU, u.MilliGPU)
-			r.MemoryMiB = max(r.MemoryMiB, u.MemoryMiB)
-			for _, i := range u.Instances {
-				if !slices.Contains(r.Instances, i) {
-					r.Instances = append(r.Instances, i)
-				}
-			}
-		}
-	}
-	uses := make([]Use, 0, len(running))
-	for _, u := range running {
-		slices.SortFunc(u.Instances, func(a, b Instance) int {
-			return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Profile, b.Profile))
+	holdings, _ := a.holdings()
+	uses := make([]Use, 0, len(holdings))
+	for _, h := range holdings {
+		slices.SortFunc(h.most.Instances, func(a, b Instance) int {
+			return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Profile, b.Profile))
 		})
-		uses = append(uses, *u)
+		uses = append(uses, h.most)
 	}
 	slices.SortFunc(uses, func(a, b Use) int { return cmp.Compare(a.GPU, b.GPU) })
 	return uses
 }
 
-func addGrants(uses map[ID]*Use, grants []Grant) {
-	for _, g := range grants {
-		u := uses[g.GPU]
-		if u == nil {
-			u = &Use{GPU: g.GPU}
-			uses[g.GPU] = u
+// holding is what the pod holds of one GPU, followed through the life of the pod.
+type holding struct {
+	// now is what the containers hold that run at the moment; taken are the memory slices of its instances.
+	now   Use
+	taken uint64
+	// most is the most that was held until now.
+	most Use
+}
+
+// holdings walks the containers in the order in which they run. The error says what contradicts itself.
+func (a Assignment) holdings() (map[ID]*holding, error) {
+	all := map[ID]*holding{}
+	var first error
+	for _, c := range a.Containers {
+		for i, g := range c.Grants {
+			h := all[g.GPU]
+			if h == nil {
+				h = &holding{now: Use{GPU: g.GPU}, most: Use{GPU: g.GPU}}
+				all[g.GPU] = h
+			}
+			if err := h.add(g); err != nil && first == nil {
+				first = fmt.Errorf("container %q, grant %d: GPU %s %w", c.Container, i+1, g.GPU, err)
+			}
 		}
-		switch g.Kind() {
-		case Whole:
-			u.Whole = true
-		case Shared:
-			u.MilliGPU += g.MilliGPU
-			u.MemoryMiB += g.MemoryMiB
-		case MIG:
-			u.Instances = append(u.Instances, *g.Instance)
+		if !c.Init {
+			continue
 		}
+		for _, g := range slices.Backward(c.Grants) {
+			all[g.GPU].remove(g)
+		}
+	}
+	return all, first
+}
+
+// add gives the grant beside what is held now.
+func (h *holding) add(g Grant) error {
+	var err error
+	switch g.Kind() {
+	case Whole:
+		if h.now.Whole || h.now.MilliGPU > 0 {
+			err = errors.New("is held whole beside others")
+		}
+		h.now.Whole = true
+		h.most = Use{GPU: g.GPU, Whole: true, Instances: h.most.Instances}
+	case Shared:
+		h.now.MilliGPU += g.MilliGPU
+		h.now.MemoryMiB += g.MemoryMiB
+		if h.now.Whole {
+			err = errors.New("is held whole beside others")
+		} else if h.now.MilliGPU > WholeMilliGPU {
+			err = fmt.Errorf("is shared to %s", FormatPercent(h.now.MilliGPU))
+		}
+		if !h.most.Whole {
+			h.most.MilliGPU = max(h.most.MilliGPU, h.now.MilliGPU)
+			h.most.MemoryMiB = max(h.most.MemoryMiB, h.now.MemoryMiB)
+		}
+	case MIG:
+		if h.taken&g.Instance.Slices() != 0 {
+			err = fmt.Errorf("has overlapping MIG instances: %s and another", *g.Instance)
+		}
+		h.taken |= g.Instance.Slices()
+		if !slices.Contains(h.most.Instances, *g.Instance) {
+			h.most.Instances = append(h.most.Instances, *g.Instance)
+		}
+	}
+	if len(h.most.Instances) > 0 && (h.most.Whole || h.most.MilliGPU > 0) {
+		err = errors.New("is partitioned and held in another way too")
+	}
+	return err
+}
+
+// remove takes back what add gave last.
+func (h *holding) remove(g Grant) {
+	switch g.Kind() {
+	case Whole:
+		h.now.Whole = false
+	case Shared:
+		h.now.MilliGPU -= g.MilliGPU
+		h.now.MemoryMiB -= g.MemoryMiB
+	case MIG:
+		h.taken &^= g.Instance.Slices()
 	}
 }

@@ -9,9 +9,18 @@ import (
 // WholeMilliGPU is one GPU in milli-GPU.
 const WholeMilliGPU int64 = 1000
 
+// MaxMemoryMiB is one PiB. It bounds every amount of memory, so that sums of them cannot overflow.
+const MaxMemoryMiB int64 = 1 << 30
+
+// MaxIndex is the largest number that a GPU can have on its node.
+const MaxIndex = 1 << 20
+
 // ID names a GPU uniquely in its node, and across the cluster where the hardware has a UUID ("GPU-8f2c…"). Inventory that
 // comes from node labels has no UUIDs; its IDs are "gpu-0", "gpu-1", … and unique in their node only.
 type ID string
+
+// maxProduct is the length that the value of a label can have.
+const maxProduct = 63
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
@@ -28,11 +37,12 @@ func (id ID) Validate() error {
 // (cluster.Node).
 type Device struct {
 	ID ID
-	// Index orders the GPUs of a node, as the driver does; unique in the node.
+	// Index orders the GPUs of a node, as the driver does; unique in the node, 0 to [MaxIndex].
 	Index int
-	// Product is the model as in the node label nvidia.com/gpu.product, for example "NVIDIA-H100-80GB-HBM3".
+	// Product is the model as in the node label nvidia.com/gpu.product, for example "NVIDIA-H100-80GB-HBM3". Like every
+	// label's value it has at most 63 characters.
 	Product string
-	// MemoryMiB is the memory that containers can be given, at least 1.
+	// MemoryMiB is the memory that containers can be given, 1 to [MaxMemoryMiB].
 	MemoryMiB int64
 	// Unhealthy GPUs are given to no new pod; pods that hold them keep them.
 	Unhealthy bool
@@ -53,11 +63,14 @@ func (d Device) Validate() error {
 	if err := d.ID.Validate(); err != nil {
 		errs = append(errs, err)
 	}
-	if d.Index < 0 {
-		errs = append(errs, fmt.Errorf("index %d: want 0 or more", d.Index))
+	if d.Index < 0 || d.Index > MaxIndex {
+		errs = append(errs, fmt.Errorf("index %d: want 0 to %d", d.Index, MaxIndex))
 	}
-	if d.MemoryMiB <= 0 {
-		errs = append(errs, fmt.Errorf("memory %d MiB: want 1 or more", d.MemoryMiB))
+	if len(d.Product) > maxProduct {
+		errs = append(errs, fmt.Errorf("product %q: want at most %d characters", clip(d.Product), maxProduct))
+	}
+	if d.MemoryMiB < 1 || d.MemoryMiB > MaxMemoryMiB {
+		errs = append(errs, fmt.Errorf("memory %d MiB: want 1 to %d", d.MemoryMiB, MaxMemoryMiB))
 	}
 	if len(d.Instances) > 0 && !d.MIG {
 		errs = append(errs, errors.New("MIG instances on a GPU that is not in MIG mode"))
@@ -85,11 +98,16 @@ type Instance struct {
 // MaxMemorySlices is the largest number of memory slices that a GPU can have here; every GPU so far has at most 8.
 const MaxMemorySlices = 64
 
-var profilePattern = regexp.MustCompile(`^[1-9][0-9]{0,2}g\.[1-9][0-9]{0,4}gb([+-][a-z0-9.]{1,16})*$`)
+var profilePattern = regexp.MustCompile(`^[1-9][0-9]{0,2}g\.[1-9][0-9]{0,4}gb([+-][a-z0-9]+(\.[a-z0-9]+)*)?$`)
 
-// ValidProfile reports whether the name has the form of a MIG profile, such as 1g.10gb or 1g.10gb+me. It says nothing
-// of whether any GPU has it.
-func ValidProfile(name string) bool { return len(name) <= 48 && profilePattern.MatchString(name) }
+// maxProfile bounds the name of a profile; the longest in use is 1g.24gb+me.all.
+const maxProfile = 32
+
+// ValidProfile reports whether the name has the form of a MIG profile, such as 1g.10gb, 1g.10gb+me, 1g.24gb-me or
+// 1g.24gb+me.all. It says nothing of whether any GPU has it.
+func ValidProfile(name string) bool {
+	return len(name) <= maxProfile && profilePattern.MatchString(name)
+}
 
 // Validate reports what is wrong with the instance, nil when nothing is.
 func (i Instance) Validate() error {

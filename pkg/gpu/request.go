@@ -32,15 +32,19 @@ func (k Kind) String() string {
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
 
+// MaxCount bounds what one container can ask for of a kind. It is more than any node has: 64 GPUs of 64 MIG instances.
+const MaxCount = 64 * MaxMemorySlices
+
 // Ask is one thing that a container asks for. A container may have several, for example two MIG profiles.
 type Ask struct {
 	Kind Kind
-	// Count is the number of GPUs, all distinct, or of MIG instances. At least 1.
+	// Count is the number of GPUs, all distinct, or of MIG instances. 1 to [MaxCount].
 	Count int
 	// MilliGPU is the share of each GPU, 1 to 1000, for Shared; 0 otherwise.
 	MilliGPU int64
 	// MemoryMiB is a floor: for Shared, on the memory of each share, which otherwise is MilliGPU of the GPU's memory;
-	// for Whole, on the memory of each GPU. 0 is no floor. It does not apply to MIG, where the profile says the size.
+	// for Whole, on the memory of each GPU. 0 is no floor, [MaxMemoryMiB] the highest. It does not apply to MIG, where
+	// the profile says the size.
 	MemoryMiB int64
 	// Profile is the MIG profile, for MIG; empty otherwise.
 	Profile string
@@ -48,11 +52,11 @@ type Ask struct {
 
 // Validate reports what is wrong with the ask, nil when nothing is.
 func (a Ask) Validate() error {
-	if a.Count < 1 {
-		return fmt.Errorf("count %d: want 1 or more", a.Count)
+	if a.Count < 1 || a.Count > MaxCount {
+		return fmt.Errorf("count %d: want 1 to %d", a.Count, MaxCount)
 	}
-	if a.MemoryMiB < 0 {
-		return fmt.Errorf("memory floor %d MiB: want 0 or more", a.MemoryMiB)
+	if a.MemoryMiB < 0 || a.MemoryMiB > MaxMemoryMiB {
+		return fmt.Errorf("memory floor %d MiB: want 0 to %d", a.MemoryMiB, MaxMemoryMiB)
 	}
 	switch a.Kind {
 	case Whole:
@@ -79,10 +83,10 @@ func (a Ask) Validate() error {
 	return nil
 }
 
-// ShareMemoryMiB is the memory that a share takes on a GPU with deviceMiB: its part of the memory, rounded down, or the
-// floor where that is more. Only for Shared.
+// ShareMemoryMiB is the memory that a share takes on a GPU with deviceMiB: its part of the memory, rounded down but at
+// least 1, or the floor where that is more. Only for Shared.
 func (a Ask) ShareMemoryMiB(deviceMiB int64) int64 {
-	return max(deviceMiB*a.MilliGPU/WholeMilliGPU, a.MemoryMiB)
+	return max(deviceMiB*a.MilliGPU/WholeMilliGPU, a.MemoryMiB, 1)
 }
 
 // String is the ask in words, for messages: "2 whole GPUs", "25% of 1 GPU", "1 x 1g.10gb".
@@ -120,15 +124,18 @@ func FormatPercent(milliGPU int64) string {
 // ContainerRequest is what one container asks.
 type ContainerRequest struct {
 	Name string
-	// Init marks an init container that ends before the others start: what it holds serves the others afterwards, as in
-	// the kubelet. A restartable init container (a sidecar) is not Init.
+	// Init marks an init container that ends before the containers after it start: what it holds serves them afterwards,
+	// as in the kubelet. A restartable init container (a sidecar) is not Init: it runs beside everything after it, init
+	// containers included.
 	Init bool
+	// Asks are one for whole GPUs at most, one for shares at most, and one at most for each MIG profile.
 	Asks []Ask
 }
 
 // Request is what a pod asks of one node. The zero Request asks for no GPU.
 type Request struct {
-	// Containers are those that ask for anything, in the pod's order, init containers first.
+	// Containers are those that ask for anything, in the pod's order: init containers and sidecars first. The order says
+	// which sidecars run beside which init containers.
 	Containers []ContainerRequest
 	// Products are the GPU models that the pod accepts, sorted; empty accepts every model.
 	Products []string
@@ -153,9 +160,12 @@ func (r Request) Validate() error {
 		if len(c.Asks) == 0 {
 			return fmt.Errorf("container %q asks for nothing", c.Name)
 		}
-		for _, a := range c.Asks {
+		for i, a := range c.Asks {
 			if err := a.Validate(); err != nil {
 				return fmt.Errorf("container %q: %w", c.Name, err)
+			}
+			if slices.ContainsFunc(c.Asks[:i], func(b Ask) bool { return a.Kind == b.Kind && a.Profile == b.Profile }) {
+				return fmt.Errorf("container %q asks twice: for %s beside another of the kind", c.Name, a)
 			}
 		}
 	}
@@ -165,8 +175,8 @@ func (r Request) Validate() error {
 	return nil
 }
 
-// MilliGPU is the compute that the request holds while it runs, in milli-GPU: its whole GPUs and shares summed over the
-// containers that run at the same time. MIG instances do not count, for their share depends on the GPU.
+// MilliGPU is the most compute that the request holds at any time, in milli-GPU: its whole GPUs and shares summed over
+// the containers that run at the same time. MIG instances do not count, for their share depends on the GPU.
 func (r Request) MilliGPU() int64 {
 	var running, initPeak int64
 	for _, c := range r.Containers {
@@ -180,7 +190,7 @@ func (r Request) MilliGPU() int64 {
 			}
 		}
 		if c.Init {
-			initPeak = max(initPeak, sum)
+			initPeak = max(initPeak, running+sum) // running are the sidecars before it
 		} else {
 			running += sum
 		}
@@ -237,7 +247,7 @@ func (r Request) Shape() string {
 	for _, c := range r.Containers {
 		fmt.Fprintf(&b, "%q %t", c.Name, c.Init)
 		for _, a := range c.Asks {
-			fmt.Fprintf(&b, " %d,%d,%d,%d,%s", a.Kind, a.Count, a.MilliGPU, a.MemoryMiB, a.Profile)
+			fmt.Fprintf(&b, " %d,%d,%d,%d,%q", a.Kind, a.Count, a.MilliGPU, a.MemoryMiB, a.Profile)
 		}
 		b.WriteByte(';')
 	}
