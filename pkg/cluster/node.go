@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"math/bits"
+	"hash/fnv"
 	"slices"
 
 	"weft.sh/weft/pkg/gpu"
@@ -35,7 +37,8 @@ type Inventory struct {
 	// Problems say what was found malformed or incomplete and is therefore not used, for people; sorted.
 	Problems []string
 
-	offers []*mig.Offer // of each device, nil when it is not in MIG mode
+	offers    []*mig.Offer // of each device, nil when it is not in MIG mode
+	signature string       // equal for equal devices, but for their ids
 }
 
 // NewInventory is what a node reports, in any order. A device that is not valid, or whose id or index another one has,
@@ -76,7 +79,17 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 		}
 	}
 	slices.Sort(inv.Problems)
+	inv.signature = sign(inv.Devices)
 	return inv
+}
+
+// sign condenses what decisions depend on of the devices; 128 bits, so that two inventories never share one by chance.
+func sign(devices []gpu.Device) string {
+	h := fnv.New128a()
+	for _, d := range devices {
+		fmt.Fprintf(h, "%q %d %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.MIG, d.Instances)
+	}
+	return string(h.Sum(nil))
 }
 
 // Empty is the state of device i, which must be in MIG mode, when nothing on it is used.
@@ -108,7 +121,7 @@ type Pod struct {
 	uses []gpu.Use
 }
 
-// NewPod is a pod that holds an assignment.
+// NewPod is a pod that holds an assignment, which must be valid.
 func NewPod(uid, name string, a gpu.Assignment) Pod {
 	return Pod{UID: uid, Name: name, Assignment: a, uses: a.Uses()}
 }
@@ -138,11 +151,12 @@ type GPU struct {
 	// unhealthy or overbooked. An idle, healthy GPU has 1000 and all its memory, also when it is WholeOnly.
 	FreeMilliGPU  int64
 	FreeMemoryMiB int64
-	// Partition is what instances can still be made, for a GPU in MIG mode; the zero State otherwise.
+	// Partition is what instances can still be made, for a GPU in MIG mode; the zero State otherwise. When the GPU is
+	// held whole or shared, from before it was in MIG mode, nothing can be made.
 	Partition mig.State
 	// Slices is the number of memory slices that instances can be made of in all, 0 when the GPU is not in MIG mode.
 	Slices int
-	// Used are the MIG instances held.
+	// Used are the MIG instances held, by start.
 	Used []gpu.Instance
 }
 
@@ -172,6 +186,9 @@ type Node struct {
 	IdleGPUs int
 	// HasMIG says that some GPU is in MIG mode.
 	HasMIG bool
+	// Signature is equal for nodes between which no decision about GPUs can tell a difference: the same devices in the
+	// same order, but for their ids, with the same left of each. Most nodes of a cluster are like many others.
+	Signature string
 }
 
 // NewNode computes a node from what it reports and the pods on it. The pods may come in any order.
@@ -205,14 +222,22 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 			}
 			shared[i].MilliGPU += u.MilliGPU
 			shared[i].MemoryMiB += u.MemoryMiB
+			if g.MIG && (u.Whole || u.MilliGPU > 0) {
+				g.Partition = g.Partition.With(gpu.Instance{Size: gpu.MaxMemorySlices})
+			}
 			for _, inst := range u.Instances {
-				g.Partition = g.Partition.With(inst)
+				if g.MIG {
+					g.Partition = g.Partition.With(inst)
+				}
 				g.Used = append(g.Used, inst)
 			}
 		}
 	}
 	for i := range n.GPUs {
 		g := &n.GPUs[i]
+		slices.SortFunc(g.Used, func(a, b gpu.Instance) int {
+			return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Profile, b.Profile))
+		})
 		if g.MIG || g.Unhealthy || whole[i] > 0 || len(g.Used) > 0 {
 			continue
 		}
@@ -223,22 +248,58 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 		}
 	}
 	slices.Sort(n.Withheld.Profiles)
+	n.Signature = n.sign()
 	return n
 }
 
-// withhold counts what a pod without a known assignment may be using.
+func (n *Node) sign() string {
+	b := make([]byte, 0, len(n.Inventory.signature)+8+8*len(n.GPUs))
+	b = append(b, n.Inventory.signature...)
+	b = binary.AppendUvarint(b, uint64(n.Withheld.GPUs))
+	b = binary.AppendUvarint(b, uint64(len(n.Withheld.Profiles)))
+	for _, p := range n.Withheld.Profiles {
+		b = append(append(b, p...), ' ')
+	}
+	for i := range n.GPUs {
+		g := &n.GPUs[i]
+		idle := uint64(0)
+		if g.Idle {
+			idle = 1
+		}
+		b = binary.AppendUvarint(b, uint64(g.FreeMilliGPU)<<1|idle)
+		b = binary.AppendUvarint(b, uint64(g.FreeMemoryMiB))
+		b = binary.AppendUvarint(b, g.Partition.Used())
+		b = binary.AppendUvarint(b, uint64(len(g.Used)))
+		for _, u := range g.Used {
+			b = append(append(b, u.String()...), ' ')
+		}
+	}
+	if len(n.Pods) > 0 {
+		b = append(b, 1)
+	}
+	return string(b)
+}
+
+// withhold counts what a pod without a known assignment may be using: the most at any time, as gpu.Assignment.Uses.
 func (n *Node) withhold(r gpu.Request) {
+	if r.Empty() {
+		return
+	}
+	running, most := map[string]int{}, map[string]int{} // by profile; "" for GPUs
 	for _, c := range r.Containers {
 		for _, a := range c.Asks {
-			switch a.Kind {
-			case gpu.MIG:
-				for range a.Count {
-					n.Withheld.Profiles = append(n.Withheld.Profiles, a.Profile)
-				}
-			default:
-				n.Withheld.GPUs += a.Count
+			most[a.Profile] = max(most[a.Profile], running[a.Profile]+a.Count)
+			if !c.Init {
+				running[a.Profile] += a.Count
 			}
 		}
+	}
+	for profile, count := range most {
+		if profile == "" {
+			n.Withheld.GPUs += count
+			continue
+		}
+		n.Withheld.Profiles = append(n.Withheld.Profiles, slices.Repeat([]string{profile}, count)...)
 	}
 }
 
@@ -286,61 +347,100 @@ func compareUID(a, b Pod) int { return cmp.Compare(a.UID, b.UID) }
 
 // Conflicts lists, for people, every GPU that is given out more than it has: over 100 percent, more memory than it has,
 // held whole beside others, overlapping MIG instances, or in two ways at once. Empty when all is well. A conflict cannot
-// come from this program's decisions; it shows that somebody else wrote assignments.
+// come from this program's decisions; it shows that somebody else wrote assignments, or that a GPU's mode was changed
+// under the pods that hold it.
 func (n *Node) Conflicts() []string {
 	var out []string
 	for i := range n.GPUs {
-		g := &n.GPUs[i]
-		var whole, slicesHeld int
-		var milli, mem int64
-		var holders []string
-		for _, p := range n.Pods {
-			for _, u := range p.uses {
-				if u.GPU != g.ID {
-					continue
-				}
-				holders = append(holders, p.Name)
-				if u.Whole {
-					whole++
-				}
-				milli += u.MilliGPU
-				mem += u.MemoryMiB
-				for _, inst := range u.Instances {
-					slicesHeld += bits.OnesCount64(inst.Slices())
-				}
-			}
+		if c := n.conflict(&n.GPUs[i]); c != "" {
+			out = append(out, c)
 		}
-		what := ""
-		switch {
-		case whole > 1 || whole == 1 && len(holders) > 1:
-			what = "is held whole beside others"
-		case milli > gpu.WholeMilliGPU:
-			what = fmt.Sprintf("is shared to %s", gpu.FormatPercent(milli))
-		case mem > g.MemoryMiB:
-			what = fmt.Sprintf("has %d MiB given of %d", mem, g.MemoryMiB)
-		case slicesHeld > bits.OnesCount64(g.Partition.Used()):
-			what = "has overlapping MIG instances"
-		case slicesHeld > 0 && (milli > 0 || whole > 0):
-			what = "is partitioned and shared at once"
-		case g.MIG && (milli > 0 || whole > 0):
-			what = "is in MIG mode but held whole or shared"
-		default:
-			continue
-		}
-		out = append(out, fmt.Sprintf("%s/%s %s by %v", n.Name, g.ID, what, holders))
 	}
 	return out
 }
 
+func (n *Node) conflict(g *GPU) string {
+	var whole int
+	var milli, mem int64
+	var slicesHeld uint64
+	overlap := false
+	var holders []string
+	for _, p := range n.Pods {
+		for _, u := range p.uses {
+			if u.GPU != g.ID {
+				continue
+			}
+			holders = append(holders, p.Name)
+			if u.Whole {
+				whole++
+			}
+			milli += u.MilliGPU
+			mem += u.MemoryMiB
+			// Those of one pod may overlap: an init container's and a later container's.
+			var own uint64
+			for _, inst := range u.Instances {
+				own |= inst.Slices()
+			}
+			overlap = overlap || slicesHeld&own != 0
+			slicesHeld |= own
+		}
+	}
+	what := ""
+	switch {
+	case whole > 1 || whole == 1 && len(holders) > 1:
+		what = "is held whole beside others"
+	case slicesHeld > 0 && milli > 0:
+		what = "is partitioned and shared at once"
+	case milli > gpu.WholeMilliGPU:
+		what = fmt.Sprintf("is shared to %s", gpu.FormatPercent(milli))
+	case mem > g.MemoryMiB:
+		what = fmt.Sprintf("has %d MiB given of %d", mem, g.MemoryMiB)
+	case overlap:
+		what = "has overlapping MIG instances"
+	case g.MIG && (milli > 0 || whole > 0):
+		what = "is in MIG mode but held whole or shared"
+	case !g.MIG && slicesHeld > 0:
+		what = "is not in MIG mode but partitioned"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("%s/%s %s by %v", n.Name, g.ID, what, holders)
+}
+
+// CanGive reports why the node cannot give the pod what its assignment says, in place of what a pod of the same UID holds
+// now; nil when it can.
+func (n *Node) CanGive(p Pod) error {
+	without := n.Without(p.UID)
+	with := n.With(p)
+	for _, u := range p.uses {
+		i := n.index(u.GPU)
+		if i < 0 || n.GPUs[i].Unhealthy {
+			return fmt.Errorf("node %s has no healthy GPU %s", n.Name, u.GPU)
+		}
+		if c := with.conflict(&with.GPUs[i]); c != "" {
+			return errors.New(c)
+		}
+		state := without.GPUs[i].Partition
+		for _, inst := range u.Instances {
+			if !state.CanGive(inst) {
+				return fmt.Errorf("%s/%s cannot give the MIG instance %s", n.Name, u.GPU, inst)
+			}
+			state = state.With(inst)
+		}
+	}
+	return nil
+}
+
 // AssignedMilliGPU is the part of GPU i that pods hold, in milli-GPU: 1000 when it is held whole; in MIG mode the part of
-// its memory slices that instances take, rounded down. More than 1000 is a conflict.
+// its memory slices that instances take, rounded down, or 1000 when it is held in another way all the same. More than 1000
+// is a conflict.
 func (n *Node) AssignedMilliGPU(i int) int64 {
 	g := &n.GPUs[i]
 	if g.MIG {
 		if g.Slices == 0 {
 			return 0
 		}
-		return gpu.WholeMilliGPU * int64(bits.OnesCount64(g.Partition.Used())) / int64(g.Slices)
+		return gpu.WholeMilliGPU * int64(g.Slices-mig.FreeSlices(g.Partition)) / int64(g.Slices)
 	}
 	var sum int64
 	n.eachUse(g.ID, func(u gpu.Use) {

@@ -1,40 +1,42 @@
 package fit
 
 import (
+	"hash/maphash"
 	"sync"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
 )
 
-// Memo computes scores of one strategy and keeps them: a score stays valid until its node changes, and most nodes do not
-// change between one pod and the next. Safe for concurrent use. Its memory is bounded.
+// Memo computes scores of one strategy and keeps them: a score depends on what the node is like, not on which it is, and most
+// nodes are like many others and do not change between one pod and the next. Safe for concurrent use. Its memory is
+// bounded.
 type Memo struct {
 	strategy Strategy
+	seed     maphash.Seed // decides only which shard keeps a score
 	shards   [memoShards]memoShard
 }
 
 const (
 	memoShards = 64
-	// memoShardEntries bounds the memory: 64 shards of 2048 entries of about 100 bytes are some 13 MB.
+	// memoShardEntries bounds the memory: 64 shards of 2048 entries of about 200 bytes are some 26 MB.
 	memoShardEntries = 2048
 )
 
 type memoShard struct {
-	mu     sync.Mutex
+	mu     sync.RWMutex
 	scores map[memoKey]int64
 }
 
-// memoKey identifies a score. Nodes are immutable, so the pointer stands for all that is on the node.
+// memoKey identifies a score. Nodes of equal signature are the same to every strategy, and so is all CPU that the strategy
+// maps to the same key, so one score serves many nodes and many pods.
 type memoKey struct {
-	node     *cluster.Node
-	freeCPU  int64
-	shape    string
-	askedCPU int64
+	node, shape         string
+	cpuBefore, cpuAfter int64
 }
 
 // NewMemo keeps the scores of the strategy.
-func NewMemo(s Strategy) *Memo { return &Memo{strategy: s} }
+func NewMemo(s Strategy) *Memo { return &Memo{strategy: s, seed: maphash.MakeSeed()} }
 
 // Strategy is the strategy whose scores are kept.
 func (m *Memo) Strategy() Strategy { return m.strategy }
@@ -44,11 +46,11 @@ func (m *Memo) Score(n *cluster.Node, r gpu.Request, shape string, cpu CPU) int6
 	if n == nil {
 		return Score(nil, r, cpu, m.strategy)
 	}
-	key := memoKey{n, cpu.FreeMilli, shape, cpu.AskMilli}
-	shard := &m.shards[nameKey(n.Name)%memoShards]
-	shard.mu.Lock()
+	key := memoKey{n.Signature, shape, m.strategy.CPUKey(cpu.FreeMilli), m.strategy.CPUKey(cpu.FreeMilli - cpu.AskMilli)}
+	shard := &m.shards[maphash.Comparable(m.seed, key)%memoShards]
+	shard.mu.RLock()
 	score, ok := shard.scores[key]
-	shard.mu.Unlock()
+	shard.mu.RUnlock()
 	if ok {
 		return score
 	}
@@ -56,7 +58,7 @@ func (m *Memo) Score(n *cluster.Node, r gpu.Request, shape string, cpu CPU) int6
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if shard.scores == nil || len(shard.scores) >= memoShardEntries {
-		// Most of a full shard are nodes as they once were; starting over is cheaper than telling which.
+		// Most of a full shard is how nodes once were; starting over is cheaper than telling which.
 		shard.scores = map[memoKey]int64{}
 	}
 	shard.scores[key] = score

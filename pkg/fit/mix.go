@@ -60,18 +60,25 @@ func ClassOf(r gpu.Request, milliCPU int64) Class {
 // Mix is how often each class comes: what the fragmentation strategy expects of the future. Immutable. The zero Mix
 // expects nothing.
 type Mix struct {
-	classes []weighted
+	// groups are the classes that ask for GPUs, those that differ only in CPU together: what such classes can use of the
+	// GPUs is the same.
+	groups []group
+	// cpus are the amounts of CPU that classes with GPUs ask for, ascending, each once.
+	cpus    []int64
+	classes int
 	total   int64
 }
 
-type weighted struct {
+// group is the classes that ask for the same of the GPUs.
+type group struct {
 	Class
-	count    int64
 	products []string
+	// fits[k] counts the requests of the group that find enough CPU where the k smallest of Mix.cpus fit.
+	fits []int64
 }
 
-func (w *weighted) accepts(product string) bool {
-	return len(w.products) == 0 || slices.Contains(w.products, product)
+func (g *group) accepts(product string) bool {
+	return len(g.products) == 0 || slices.Contains(g.products, product)
 }
 
 // mixCoverage is the part of the requests that the classes of a mix stand for, in percent. The rare rest costs time and
@@ -81,87 +88,118 @@ const mixCoverage = 95
 // NewMix is the mix of the counted classes: the most frequent ones that together make 95 percent of the counts. Classes
 // with a count below 1 are ignored. Equal counts are ordered by the larger request.
 func NewMix(counts map[Class]int64) Mix {
-	var m Mix
-	var all int64
-	for c, n := range counts {
-		if n < 1 {
-			continue
-		}
-		w := weighted{Class: c, count: n}
-		if c.Products != "" {
-			w.products = strings.Split(c.Products, "\n")
-		}
-		m.classes = append(m.classes, w)
-		all += n
+	type counted struct {
+		Class
+		count int64
 	}
-	slices.SortFunc(m.classes, func(a, b weighted) int {
+	var all int64
+	var sorted []counted
+	for c, n := range counts {
+		if n > 0 {
+			sorted = append(sorted, counted{c, n})
+			all += n
+		}
+	}
+	slices.SortFunc(sorted, func(a, b counted) int {
 		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.MilliCPU, a.MilliCPU), cmp.Compare(b.MilliGPU, a.MilliGPU),
 			cmp.Compare(b.Count, a.Count), cmp.Compare(a.Products, b.Products), cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Profile, b.Profile))
 	})
-	for i := range m.classes {
-		m.total += m.classes[i].count
+	var m Mix
+	for _, c := range sorted {
+		m.total += c.count
+		m.classes++
+		if c.Kind != 0 {
+			m.cpus = append(m.cpus, c.MilliCPU)
+		}
 		if m.total*100 >= all*mixCoverage {
-			m.classes = m.classes[:i+1]
 			break
+		}
+	}
+	slices.Sort(m.cpus)
+	m.cpus = slices.Compact(m.cpus)
+	index := map[Class]int{}
+	for _, c := range sorted[:m.classes] {
+		if c.Kind == 0 {
+			continue // can use no GPU anywhere: stands only in the total
+		}
+		key := c.Class
+		key.MilliCPU = 0
+		i, ok := index[key]
+		if !ok {
+			i = len(m.groups)
+			index[key] = i
+			g := group{Class: key, fits: make([]int64, len(m.cpus)+1)}
+			if key.Products != "" {
+				g.products = strings.Split(key.Products, "\n")
+			}
+			m.groups = append(m.groups, g)
+		}
+		for k := m.cpuRank(c.MilliCPU); k <= len(m.cpus); k++ {
+			m.groups[i].fits[k] += c.count
 		}
 	}
 	return m
 }
 
-// Len is the number of classes.
-func (m Mix) Len() int { return len(m.classes) }
+// cpuRank is how many of the mix's amounts of CPU fit into milliCPU.
+func (m *Mix) cpuRank(milliCPU int64) int {
+	k, ok := slices.BinarySearch(m.cpus, milliCPU)
+	if ok {
+		k++
+	}
+	return k
+}
 
-// FragmentMicroGPU is the idle GPU capacity of the node that the next request is expected to find of no use, in
-// thousandths of a milli-GPU, that is, micro-GPU: over the classes of the mix, the mean of what the class cannot use.
-// For one class that is
+// Len is the number of classes.
+func (m Mix) Len() int { return m.classes }
+
+// FragmentMicroGPU is the idle GPU capacity of the node that the next request is expected to find of no use, in micro-GPU
+// (a millionth of a GPU): over the classes of the mix, the mean of what the class cannot use. For one class that is
 //
 //   - all that is left, if it asks for no GPU or cannot be placed on the node for want of CPU or of GPUs;
 //   - else what is left of those GPUs that are too full, of another model, or of another kind.
 //
 // This is the measure F_n(M) of Weng et al. (USENIX ATC 2023), extended to MIG: of a GPU in MIG mode, a profile can use
 // the slices that its free placements cover.
-func (m Mix) FragmentMicroGPU(v *View) int64 {
-	if m.total == 0 {
-		return 0
-	}
+func (m *Mix) FragmentMicroGPU(v *View) int64 {
 	all := v.MilliGPU()
-	if all == 0 {
+	if m.total == 0 || all == 0 {
 		return 0
 	}
-	var sum int64
-	for i := range m.classes {
-		c := &m.classes[i]
-		sum += c.count * (all - c.usable(v))
+	sum := m.total * all
+	rank := m.cpuRank(v.MilliCPU)
+	for i := range m.groups {
+		g := &m.groups[i]
+		if n := g.fits[rank]; n > 0 {
+			sum -= n * g.usable(v)
+		}
 	}
 	return sum * 1000 / m.total
 }
 
-// usable is the part of what is left on the node that the class can use, in milli-GPU.
-func (w *weighted) usable(v *View) int64 {
-	if w.Kind == 0 || w.MilliCPU > v.MilliCPU {
-		return 0
-	}
+// usable is the part of what is left on the node that the group can use if it finds enough CPU, in milli-GPU.
+func (g *group) usable(v *View) int64 {
 	var sum int64
 	count := 0
 	for i := range v.GPUs {
 		l := &v.GPUs[i]
-		if !w.accepts(l.Product) {
+		if !g.accepts(l.Product) {
 			continue
 		}
-		if w.Kind == gpu.MIG {
+		if g.Kind == gpu.MIG {
 			if l.Slices > 0 {
-				sum += l.milliGPU(mig.Usable(l.Partition, w.Profile))
-				count += mig.FreePlacements(l.Partition, w.Profile)
+				sum += l.milliGPU(mig.Usable(l.Partition, g.Profile))
+				count += mig.FreePlacements(l.Partition, g.Profile)
 			}
 			continue
 		}
-		if l.MilliGPU >= w.MilliGPU && !(l.WholeOnly && w.Kind == gpu.Shared) {
+		if l.MilliGPU >= g.MilliGPU && !(l.WholeOnly && g.Kind == gpu.Shared) {
 			sum += l.MilliGPU
 			count++
 		}
 	}
-	if count < w.Count {
+	if count < g.Count {
 		return 0
 	}
 	return sum

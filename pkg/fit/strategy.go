@@ -28,6 +28,9 @@ type Strategy interface {
 	// Rate rates the placement that leads from before to after. taken is the index of the GPU that was taken when the
 	// placement takes from just one, else -1. Safe for concurrent use; it changes neither view.
 	Rate(before, after *View, taken int) Rating
+	// CPUKey maps an amount of CPU to a number such that amounts with equal numbers are the same to Rate. The fewer
+	// numbers, the more ratings can be shared; the amount itself will do.
+	CPUKey(milliCPU int64) int64
 }
 
 // Names of the strategies.
@@ -70,6 +73,9 @@ func (s Fragmentation) Rate(before, after *View, _ int) Rating {
 	return Rating{Node: sigmoid(s.Mix.FragmentMicroGPU(before) - s.Mix.FragmentMicroGPU(after))}
 }
 
+// CPUKey implements Strategy: CPU matters only by which classes still find enough of it.
+func (s Fragmentation) CPUKey(milliCPU int64) int64 { return int64(s.Mix.cpuRank(milliCPU)) }
+
 // BestFit takes the node with the least left afterwards, GPU and CPU alike, and in it the fullest GPU:
 //
 //	Node = 10000 * (1 - (cpu/128 cores + gpu/8 GPUs) / 2)     what is left, each part capped at 1
@@ -94,6 +100,9 @@ func (BestFit) Rate(_, after *View, taken int) Rating {
 	return r
 }
 
+// CPUKey implements Strategy.
+func (BestFit) CPUKey(milliCPU int64) int64 { return milliCPU }
+
 // Spread takes the node with the largest part of its GPUs left afterwards, and in it the emptiest GPU: for clusters where
 // quiet neighbours matter more than room.
 type Spread struct{}
@@ -109,3 +118,6 @@ func (Spread) Rate(_, after *View, taken int) Rating {
 	}
 	return r
 }
+
+// CPUKey implements Strategy: CPU does not matter.
+func (Spread) CPUKey(int64) int64 { return 0 }
