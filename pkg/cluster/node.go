@@ -2,10 +2,10 @@ package cluster
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
 
 	"weft.sh/weft/pkg/gpu"
@@ -83,9 +83,9 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 	return inv
 }
 
-// sign condenses what decisions depend on of the devices; 128 bits, so that two inventories never share one by chance.
+// sign condenses what decisions depend on of the devices.
 func sign(devices []gpu.Device) string {
-	h := fnv.New128a()
+	h := sha256.New()
 	for _, d := range devices {
 		fmt.Fprintf(h, "%q %d %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.MIG, d.Instances)
 	}
@@ -188,8 +188,11 @@ type Node struct {
 	HasMIG bool
 	// Signature is equal for nodes between which no decision about GPUs can tell a difference: the same devices in the
 	// same order, but for their ids, with the same left of each. Most nodes of a cluster are like many others.
-	Signature string
+	Signature Signature
 }
+
+// Signature condenses the state of a node's GPUs; 128 bits, so that no two states share one by chance.
+type Signature [16]byte
 
 // NewNode computes a node from what it reports and the pods on it. The pods may come in any order.
 func NewNode(name string, inventory Inventory, pods []Pod) *Node {
@@ -252,7 +255,7 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 	return n
 }
 
-func (n *Node) sign() string {
+func (n *Node) sign() (s Signature) {
 	b := make([]byte, 0, len(n.Inventory.signature)+8+8*len(n.GPUs))
 	b = append(b, n.Inventory.signature...)
 	b = binary.AppendUvarint(b, uint64(n.Withheld.GPUs))
@@ -277,7 +280,9 @@ func (n *Node) sign() string {
 	if len(n.Pods) > 0 {
 		b = append(b, 1)
 	}
-	return string(b)
+	sum := sha256.Sum256(b)
+	copy(s[:], sum[:])
+	return s
 }
 
 // withhold counts what a pod without a known assignment may be using: the most at any time, as gpu.Assignment.Uses.
@@ -288,9 +293,14 @@ func (n *Node) withhold(r gpu.Request) {
 	running, most := map[string]int{}, map[string]int{} // by profile; "" for GPUs
 	for _, c := range r.Containers {
 		for _, a := range c.Asks {
-			most[a.Profile] = max(most[a.Profile], running[a.Profile]+a.Count)
-			if !c.Init {
-				running[a.Profile] += a.Count
+			running[a.Profile] += a.Count
+		}
+		for _, a := range c.Asks {
+			most[a.Profile] = max(most[a.Profile], running[a.Profile])
+		}
+		for _, a := range c.Asks {
+			if c.Init {
+				running[a.Profile] -= a.Count
 			}
 		}
 	}

@@ -1,65 +1,114 @@
 package fit
 
 import (
-	"hash/maphash"
 	"sync"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
 )
 
-// Memo computes scores of one strategy and keeps them: a score depends on what the node is like, not on which it is, and most
+// Memo answers for one strategy and keeps the answers: they depend on what a node is like, not on which it is, and most
 // nodes are like many others and do not change between one pod and the next. Safe for concurrent use. Its memory is
 // bounded.
 type Memo struct {
 	strategy Strategy
-	seed     maphash.Seed // decides only which shard keeps a score
-	shards   [memoShards]memoShard
+
+	mu     sync.Mutex
+	shapes map[string]*ShapeMemo
 }
 
 const (
-	memoShards = 64
-	// memoShardEntries bounds the memory: 64 shards of 2048 entries of about 200 bytes are some 26 MB.
-	memoShardEntries = 2048
+	// memoShapes and memoAnswers bound the memory: a thousand shapes of request with 64 thousand answers in all, of some
+	// 100 bytes each with what the map adds.
+	memoShapes  = 1024
+	memoAnswers = 1 << 16
+	memoShards  = 16
 )
 
-type memoShard struct {
-	mu     sync.RWMutex
-	scores map[memoKey]int64
+// NewMemo keeps the answers of the strategy.
+func NewMemo(s Strategy) *Memo { return &Memo{strategy: s, shapes: map[string]*ShapeMemo{}} }
+
+// For is the memo of one shape of request.
+func (m *Memo) For(r gpu.Request) *ShapeMemo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	shape := r.Shape()
+	s := m.shapes[shape]
+	if s == nil {
+		if len(m.shapes) >= memoShapes {
+			clear(m.shapes) // whoever uses one goes on with it; it is only not found again
+		}
+		s = &ShapeMemo{strategy: m.strategy, request: r}
+		m.shapes[shape] = s
+	}
+	return s
 }
 
-// memoKey identifies a score. Nodes of equal signature are the same to every strategy, and so is all CPU that the strategy
-// maps to the same key, so one score serves many nodes and many pods.
-type memoKey struct {
-	node, shape         string
+// ShapeMemo is the part of a Memo for one request.
+type ShapeMemo struct {
+	strategy Strategy
+	request  gpu.Request
+	shards   [memoShards]memoShard
+}
+
+type memoShard struct {
+	mu      sync.RWMutex
+	scores  map[scoreKey]int64
+	reasons map[cluster.Signature]Reason
+}
+
+// scoreKey identifies a score. CPU that the strategy maps to the same key is the same to it.
+type scoreKey struct {
+	node                cluster.Signature
 	cpuBefore, cpuAfter int64
 }
 
-// NewMemo keeps the scores of the strategy.
-func NewMemo(s Strategy) *Memo { return &Memo{strategy: s, seed: maphash.MakeSeed()} }
+func (m *ShapeMemo) shard(n *cluster.Node) *memoShard { return &m.shards[n.Signature[0]%memoShards] }
 
-// Strategy is the strategy whose scores are kept.
-func (m *Memo) Strategy() Strategy { return m.strategy }
+// Strategy is the strategy whose answers are kept.
+func (m *ShapeMemo) Strategy() Strategy { return m.strategy }
 
-// Score is [Score]. shape stands for the request: equal requests have equal shapes, others do not; see gpu.Request.Shape.
-func (m *Memo) Score(n *cluster.Node, r gpu.Request, shape string, cpu CPU) int64 {
-	if n == nil {
-		return Score(nil, r, cpu, m.strategy)
+// Check is [Check] of the request.
+func (m *ShapeMemo) Check(n *cluster.Node) Reason {
+	if n == nil || m.request.Empty() {
+		return Check(n, m.request)
 	}
-	key := memoKey{n.Signature, shape, m.strategy.CPUKey(cpu.FreeMilli), m.strategy.CPUKey(cpu.FreeMilli - cpu.AskMilli)}
-	shard := &m.shards[maphash.Comparable(m.seed, key)%memoShards]
+	shard := m.shard(n)
+	shard.mu.RLock()
+	reason, ok := shard.reasons[n.Signature]
+	shard.mu.RUnlock()
+	if ok {
+		return reason
+	}
+	reason = Check(n, m.request)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.reasons == nil || len(shard.reasons) >= memoAnswers/memoShards {
+		// Most of a full shard is how nodes once were; starting over is cheaper than telling which.
+		shard.reasons = map[cluster.Signature]Reason{}
+	}
+	shard.reasons[n.Signature] = reason
+	return reason
+}
+
+// Score is [Score] of the request.
+func (m *ShapeMemo) Score(n *cluster.Node, cpu CPU) int64 {
+	if n == nil {
+		return Score(nil, m.request, cpu, m.strategy)
+	}
+	key := scoreKey{n.Signature, m.strategy.CPUKey(cpu.FreeMilli), m.strategy.CPUKey(cpu.FreeMilli - cpu.AskMilli)}
+	shard := m.shard(n)
 	shard.mu.RLock()
 	score, ok := shard.scores[key]
 	shard.mu.RUnlock()
 	if ok {
 		return score
 	}
-	score = Score(n, r, cpu, m.strategy)
+	score = Score(n, m.request, cpu, m.strategy)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if shard.scores == nil || len(shard.scores) >= memoShardEntries {
-		// Most of a full shard is how nodes once were; starting over is cheaper than telling which.
-		shard.scores = map[memoKey]int64{}
+	if shard.scores == nil || len(shard.scores) >= memoAnswers/memoShards {
+		shard.scores = map[scoreKey]int64{}
 	}
 	shard.scores[key] = score
 	return score

@@ -24,11 +24,11 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 		metrics.Rejected(fit.InvalidRequest)
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{Reason: fit.InvalidRequest, Detail: err.Error()}.Message())
 	}
-	c.request, c.shape = request, request.Shape()
+	c.request = request
 	if firstAttempt(pod) {
 		pl.learner.observe(fit.ClassOf(request, c.milliCPU))
 	}
-	c.memo = pl.learner.current()
+	c.memo = pl.learner.current().For(request)
 	pl.shared.cache.Snapshot(pl.snapshot)
 	state.Write(stateKey, c)
 	if request.Empty() {
@@ -99,7 +99,7 @@ func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nod
 	if status != nil {
 		return status
 	}
-	reason := fit.Check(c.node(pl.snapshot, nodeInfo.Node().Name), c.request)
+	reason := c.memo.Check(c.node(pl.snapshot, nodeInfo.Node().Name))
 	if reason != fit.Fits {
 		metrics.Rejected(reason)
 	}

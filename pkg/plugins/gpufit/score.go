@@ -17,7 +17,7 @@ func (pl *Plugin) Score(_ context.Context, state fwk.CycleState, _ *v1.Pod, node
 		return 0, status
 	}
 	n := c.node(pl.snapshot, nodeInfo.Node().Name)
-	return c.memo.Score(n, c.request, c.shape, c.cpu(nodeInfo)), nil
+	return c.memo.Score(n, c.cpu(nodeInfo)), nil
 }
 
 // cpu is the node's CPU for the decision.

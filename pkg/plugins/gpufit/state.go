@@ -17,9 +17,8 @@ const stateKey fwk.StateKey = Name
 // AddPod, RemovePod and Reserve write it, and the framework runs them alone.
 type cycle struct {
 	request  gpu.Request
-	shape    string
 	milliCPU int64
-	memo     *fit.Memo
+	memo     *fit.ShapeMemo
 
 	// overlay are nodes as they would be with pods added or removed, for preemption and nominated pods.
 	overlay map[string]*cluster.Node
