@@ -12,6 +12,7 @@ import (
 //
 //	cluster                                            the cluster that the commands after it look at; see scenario
 //	map [width=N] [detail=D] [ascii] [colour] [wide] [node=NAME,…] [l=SELECTOR] [product=P]
+//	why NAMESPACE/POD [ascii] [colour]
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s scenario
@@ -22,6 +23,8 @@ func TestGolden(t *testing.T) {
 				return ""
 			case "map":
 				return goldenMap(t, d, s)
+			case "why":
+				return goldenAnswer(t, d, s)
 			}
 			t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 			return ""
@@ -71,4 +74,31 @@ func goldenMap(t *testing.T, d *datadriven.TestData, s scenario) string {
 		}
 	}
 	return out.String()
+}
+
+func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
+	var opts AnswerOptions
+	for _, a := range d.CmdArgs[1:] {
+		switch a.Key {
+		case "ascii":
+			opts.ASCII = true
+		case "colour":
+			opts.Colour = true
+		default:
+			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
+		}
+	}
+	name := d.CmdArgs[0].Key
+	for _, p := range s.Pods {
+		if p.Namespace+"/"+p.Name != name {
+			continue
+		}
+		var out bytes.Buffer
+		if err := RenderAnswer(&out, NewAnswer(p, s.Objects, DefaultSchedulerName), opts); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	t.Fatalf("%s: no pod %q", d.Pos, name)
+	return ""
 }

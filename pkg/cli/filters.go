@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gpu"
+)
+
+// wanted is a pending pod with what has to be worked out only once for all nodes.
+type wanted struct {
+	pod      *v1.Pod
+	request  gpu.Request
+	affinity nodeaffinity.RequiredNodeAffinity
+	requests v1.ResourceList
+}
+
+func newWanted(pod *v1.Pod, r gpu.Request) *wanted {
+	return &wanted{
+		pod: pod, request: r, affinity: nodeaffinity.GetRequiredNodeAffinity(pod),
+		requests: resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}),
+	}
+}
+
+// reject says why the pod does not go on the node now: the first reason in the order of the table of package fit. The GPUs
+// are judged by the scheduler's own code; the checks around them are those of kube-scheduler's default plugins
+// NodeUnschedulable, TaintToleration, NodeAffinity and NodeResourcesFit, by the same helpers of Kubernetes.
+func (v *view) reject(n *v1.Node, w *wanted) fit.Rejection {
+	if r := rejectNode(n, w); !r.OK() {
+		return r
+	}
+	if r := fit.Explain(v.snapshot.Node(n.Name), w.request); !r.OK() {
+		return r
+	}
+	return rejectResources(n, v.loads[n.Name], w)
+}
+
+// rejectNode checks what has nothing to do with what is left on the node.
+func rejectNode(n *v1.Node, w *wanted) fit.Rejection {
+	var quiet klog.Logger // the helpers only log what they cannot parse, and the API server has validated that
+	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
+	if n.Spec.Unschedulable && !corev1helpers.TolerationsTolerateTaint(quiet, w.pod.Spec.Tolerations, &cordon, true) {
+		return fit.Rejection{Reason: fit.NodeUnschedulable}
+	}
+	if t, untolerated := corev1helpers.FindMatchingUntoleratedTaint(quiet, n.Spec.Taints, w.pod.Spec.Tolerations, keepsAway, true); untolerated {
+		return fit.Rejection{Reason: fit.TaintNotTolerated, Detail: t.ToString()}
+	}
+	if match, err := w.affinity.Match(n); err != nil {
+		return fit.Rejection{Reason: fit.NodeAffinityMismatch, Detail: err.Error()}
+	} else if !match {
+		return fit.Rejection{Reason: fit.NodeAffinityMismatch, Detail: mismatch(n, w.pod)}
+	}
+	return fit.Rejection{}
+}
+
+// keepsAway reports whether pods that do not tolerate the taint may not come to the node.
+func keepsAway(t *v1.Taint) bool {
+	return t.Effect == v1.TaintEffectNoSchedule || t.Effect == v1.TaintEffectNoExecute
+}
+
+// mismatch says which label the node selector finds otherwise, or that it is the affinity.
+func mismatch(n *v1.Node, pod *v1.Pod) string {
+	for _, key := range slices.Sorted(maps.Keys(pod.Spec.NodeSelector)) {
+		want := pod.Spec.NodeSelector[key]
+		switch has, ok := n.Labels[key]; {
+		case !ok:
+			return fmt.Sprintf("selects %s=%s; the node has no label %s", key, want, key)
+		case has != want:
+			return fmt.Sprintf("selects %s=%s; the node has %s", key, want, has)
+		}
+	}
+	terms := pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(terms) != 1 {
+		return fmt.Sprintf("none of the %d terms of the required node affinity matches", len(terms))
+	}
+	// Of a single term, the expression to blame can be named: the first that does not match by itself.
+	for _, e := range terms[0].MatchExpressions {
+		one := &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchExpressions: []v1.NodeSelectorRequirement{e}}}}
+		if match, err := nodeaffinity.NewLazyErrorNodeSelector(one).Match(n); err == nil && match {
+			continue
+		}
+		has, ok := n.Labels[e.Key]
+		if ok {
+			has = "the node has " + has
+		} else {
+			has = "the node has no such label"
+		}
+		return strings.TrimSpace(fmt.Sprintf("requires %s %s %s", e.Key, e.Operator, strings.Join(e.Values, ", "))) + "; " + has
+	}
+	return "the required node affinity does not match"
+}
+
+// rejectResources checks what the kubelet counts: CPU, memory, every other resource that the pod asks for, and pods. The
+// GPUs are among them: a node whose device plugin is down reports GPUs and has none to give.
+func rejectResources(n *v1.Node, l load, w *wanted) fit.Rejection {
+	names := []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory}
+	for _, name := range slices.Sorted(maps.Keys(w.requests)) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		ask := w.requests[name]
+		if ask.Sign() <= 0 {
+			continue
+		}
+		all := n.Status.Allocatable[name]
+		left := all.DeepCopy()
+		left.Sub(l.requests[name])
+		if ask.Cmp(left) <= 0 {
+			continue
+		}
+		reason, what := fit.InsufficientResource, " of "+string(name)
+		switch name {
+		case v1.ResourceCPU:
+			reason, what = fit.InsufficientCPU, " CPU"
+		case v1.ResourceMemory:
+			reason, what = fit.InsufficientMemory, " of memory"
+		}
+		return fit.Rejection{Reason: reason, Detail: fmt.Sprintf("asks for %s%s; %s of %s left", &ask, what, &left, &all)}
+	}
+	if slots := n.Status.Allocatable.Pods().Value(); l.pods+1 > slots {
+		return fit.Rejection{Reason: fit.InsufficientResource, Detail: fmt.Sprintf("runs %d pods of at most %d", l.pods, slots)}
+	}
+	return fit.Rejection{}
+}
+
+// unchecked are the things that the pod asks for and that the default plugins check but rejectNode and rejectResources do
+// not: they need more of the cluster than its nodes and pods, or the whole of the scheduler.
+func unchecked(pod *v1.Pod) []string {
+	out := []string{}
+	add := func(applies bool, what string) {
+		if applies {
+			out = append(out, what)
+		}
+	}
+	add(slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
+		return v.PersistentVolumeClaim != nil || v.Ephemeral != nil
+	}), "persistent volumes")
+	add(len(pod.Spec.ResourceClaims) > 0, "resource claims")
+	if a := pod.Spec.Affinity; a != nil {
+		add(a.PodAffinity != nil && len(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0, "affinity to other pods")
+		add(a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0, "anti-affinity to other pods")
+	}
+	add(slices.ContainsFunc(pod.Spec.TopologySpreadConstraints, func(c v1.TopologySpreadConstraint) bool {
+		return c.WhenUnsatisfiable == v1.DoNotSchedule
+	}), "topology spread constraints")
+	add(slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool {
+		return slices.ContainsFunc(c.Ports, func(p v1.ContainerPort) bool { return p.HostPort != 0 })
+	}), "host ports")
+	return out
+}

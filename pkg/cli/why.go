@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// whyOptions are the flags of weft why.
+type whyOptions struct {
+	output string
+}
+
+func newWhy(s *shell) *cobra.Command {
+	o := &whyOptions{}
+	cmd := &cobra.Command{
+		Use:   "why POD",
+		Short: "Say why a pod waits, or where it is",
+		Long: `Say why a pod waits, or where it is and which GPUs it holds.
+
+For every class of nodes (the same GPUs and the same taints) there is one reason: that of the node which comes nearest to
+taking the pod, with its figures and what would have to change. The decision is made by the scheduler's own code on what the
+API server shows now. Other pods that wait, and what the scheduler has decided a moment ago, are not seen.`,
+		Example: `  # A pod of the current namespace
+  weft why train-0
+
+  # A pod of another one, for a script
+  weft why -n ml train-0 -o json | jq -r '.classes[] | "\(.nodes) \(.reason)"'`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%d arguments: want the name of one pod\nsee %s --help", len(args), cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := validOutput(o.output, "json", "yaml"); err != nil {
+				return err
+			}
+			return o.run(cmd, s, args[0])
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return s.podNames(cmd.Context(), prefix), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().StringVarP(&o.output, "output", "o", "", "json or yaml; the default is for people")
+	complete(cmd, "output", "json", "yaml")
+	return cmd
+}
+
+func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
+	name := arg
+	for _, prefix := range []string{"pod/", "pods/"} {
+		name = strings.TrimPrefix(name, prefix)
+	}
+	namespace, err := s.namespace()
+	if err != nil {
+		return err
+	}
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	pod, err := client.CoreV1().Pods(namespace).Get(cmd.Context(), name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("pod %q not found in namespace %q: is it another one? (-n)", name, namespace)
+	} else if err != nil {
+		return fmt.Errorf("reading pod %s/%s: %w", namespace, name, err)
+	}
+	answer, done := NewPodAnswer(pod, s.schedulerName)
+	if !done {
+		progress, finished := s.progress()
+		objects, err := List(cmd.Context(), client, progress)
+		finished()
+		if err != nil {
+			return errors.Join(err, lastWord(pod))
+		}
+		answer = NewAnswer(pod, objects, s.schedulerName)
+	}
+	if o.output != "" {
+		return encode(s.streams.Out, o.output, answer)
+	}
+	return RenderAnswer(s.streams.Out, answer, AnswerOptions{Colour: s.colour(), ASCII: ascii()})
+}
+
+// lastWord is what is left to say to somebody who may see the pod and not the cluster: what the scheduler said of it. It is
+// nil when it said nothing.
+func lastWord(pod *v1.Pod) error {
+	if s := said(pod); s != nil && s.Message != "" {
+		return fmt.Errorf("\nof the pod the scheduler said: %s: %s", s.Reason, s.Message)
+	}
+	return nil
+}
+
+// podNames are the pods of the namespace whose names begin with the prefix, for completion: without a cluster, none.
+func (s *shell) podNames(ctx context.Context, prefix string) []string {
+	namespace, err := s.namespace()
+	if err != nil {
+		return nil
+	}
+	client, err := s.client()
+	if err != nil {
+		return nil
+	}
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: pageSize})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for i := range pods.Items {
+		if strings.HasPrefix(pods.Items[i].Name, prefix) {
+			names = append(names, pods.Items[i].Name)
+		}
+	}
+	return names
+}
+
+// namespaces are those whose names begin with the prefix, for completion.
+func (s *shell) namespaces(ctx context.Context, prefix string) []string {
+	client, err := s.client()
+	if err != nil {
+		return nil
+	}
+	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: pageSize})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for i := range namespaces.Items {
+		if strings.HasPrefix(namespaces.Items[i].Name, prefix) {
+			names = append(names, namespaces.Items[i].Name)
+		}
+	}
+	return names
+}
