@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"k8s.io/client-go/rest"
 )
@@ -161,36 +163,37 @@ func wrong(all []PodState, pods []Pod, never map[string]bool) []error {
 	return errs
 }
 
-// PrintUnschedulable lists the unschedulable pods among them by reason, the most frequent reason first.
+// PrintUnschedulable lists the unschedulable pods among them by reason, the most frequent reason first. Reasons that differ
+// only in their numbers are one: in a full cluster every pod has other ones.
 func PrintUnschedulable(progress *Progress, all []PodState) {
-	byReason := map[string][]string{}
+	byReason := map[string][]PodState{}
 	for _, s := range all {
 		if s.Reason != "" {
-			byReason[s.Reason] = append(byReason[s.Reason], s.Name)
+			key := strings.Join(strings.FieldsFunc(s.Reason, unicode.IsDigit), "")
+			byReason[key] = append(byReason[key], s)
 		}
 	}
 	if len(byReason) == 0 {
 		return
 	}
 	progress.Printf("Unschedulable, in the scheduler's words:")
-	reasons := make([]string, 0, len(byReason))
-	for r := range byReason {
-		reasons = append(reasons, r)
-	}
-	slices.SortFunc(reasons, func(a, b string) int {
-		return cmp.Or(len(byReason[b])-len(byReason[a]), cmp.Compare(byReason[a][0], byReason[b][0]))
+	groups := slices.SortedFunc(maps.Values(byReason), func(a, b []PodState) int {
+		return cmp.Or(len(b)-len(a), cmp.Compare(a[0].Name, b[0].Name))
 	})
-	const mostReasons, mostNames = 20, 3
-	for i, r := range reasons {
+	const mostReasons, mostNames = 10, 3
+	for i, g := range groups {
 		if i == mostReasons {
-			progress.Printf("  and %d other reasons", len(reasons)-mostReasons)
+			progress.Printf("  and %d other reasons", len(groups)-mostReasons)
 			return
 		}
-		names := byReason[r]
-		text := strings.Join(names[:min(len(names), mostNames)], ", ")
-		if len(names) > mostNames {
-			text += fmt.Sprintf(" and %d more", len(names)-mostNames)
+		names := make([]string, min(len(g), mostNames))
+		for k := range names {
+			names[k] = g[k].Name
 		}
-		progress.Printf("  %s\n      %s", text, r)
+		text := strings.Join(names, ", ")
+		if len(g) > mostNames {
+			text += fmt.Sprintf(" and %d more", len(g)-mostNames)
+		}
+		progress.Printf("  %s\n      %s", text, g[0].Reason)
 	}
 }

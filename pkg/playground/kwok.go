@@ -67,7 +67,7 @@ func StartKWOK(ctx context.Context, cp *ControlPlane) (*Process, error) {
 	}
 	return startProcess(command{
 		name: "kwok", path: cp.binary, dir: cp.dir, grace: kwokGrace,
-		args: []string{ChildKWOK, "--kubeconfig", kubeconfig, "--config", config},
+		args: []string{ChildKWOK, "--kubeconfig", kubeconfig, "--config", config, "--v=WARN"},
 		// Otherwise it would also read the configuration in the user's home.
 		env: []string{"KWOK_WORKDIR=" + filepath.Join(cp.dir, "kwok")},
 	})
