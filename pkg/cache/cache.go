@@ -62,8 +62,8 @@ func (c *Cache) SetInventory(node string, inv cluster.Inventory) {
 }
 
 // Assume records that a pod is about to hold GPUs of the node, in place of what it was assumed to hold before. It errs
-// with ErrConflict, and changes nothing, when the node would be given out more than it has; and when the pod is confirmed
-// already, for then the API server has decided.
+// with ErrConflict, and changes nothing, when the node cannot give it that, or gives too much on the same GPUs already;
+// and when the pod is confirmed already, for then the API server has decided.
 func (c *Cache) Assume(node string, p cluster.Pod) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,20 +75,13 @@ func (c *Cache) Assume(node string, p cluster.Pod) error {
 	if n == nil {
 		return fmt.Errorf("%w: node %s reports no GPU", ErrConflict, node)
 	}
-	before := len(n.Without(p.UID).Conflicts())
-	after := n.With(p)
-	if conflicts := after.Conflicts(); len(conflicts) > before {
-		return fmt.Errorf("%w: %s", ErrConflict, conflicts[0])
-	}
-	for _, u := range p.Uses() {
-		if !slices.ContainsFunc(n.GPUs, func(g cluster.GPU) bool { return g.ID == u.GPU && !g.Unhealthy }) {
-			return fmt.Errorf("%w: node %s has no healthy GPU %s", ErrConflict, node, u.GPU)
-		}
+	if err := n.CanGive(p); err != nil {
+		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}
 	if h != nil && h.node != node {
 		c.drop(p.UID)
 	}
-	c.set(after)
+	c.set(n.With(p))
 	c.pods[p.UID] = &holding{node: node}
 	delete(c.suspected, p.UID)
 	return nil
