@@ -14,12 +14,15 @@
 #   RUN        a -run pattern for go test, to check one server only
 set -euo pipefail
 cd "$(dirname "$0")/.."
+go=${GO:-go}
 
 versions=${VERSIONS:-v1.34.4 v1.35.4 v1.36.3}
 output="${PWD}/_output/compat"
-scheduler=${SCHEDULER:-${PWD}/bin/weft-scheduler}
+scheduler=${SCHEDULER:-bin/weft-scheduler}
+# The test runs in another folder.
+[[ ${scheduler} == /* ]] || scheduler=${PWD}/${scheduler}
 # The gentlest way to build on a machine that is shared: lowest priority, one package at a time.
-gobuild=(nice -n 19 go build -p "${BUILD_JOBS:-1}")
+gobuild=(nice -n 19 "${go}" build -p "${BUILD_JOBS:-1}")
 
 # Without these the API server calls itself v0.0.0-master, which is one of the cases and not the rule.
 version_flags() {
@@ -46,12 +49,12 @@ build_release() {
   mkdir -p "${folder}"
   (
     cd "${folder}"
-    printf 'module weft.sh/compat/apiserver\n\ngo %s\n' "$(go env GOVERSION | sed s/^go//)" >go.mod
-    go mod download -json "k8s.io/kubernetes@${version}" >download.json
+    printf 'module weft.sh/compat/apiserver\n\ngo %s\n' "$("${go}" env GOVERSION | sed s/^go//)" >go.mod
+    "${go}" mod download -json "k8s.io/kubernetes@${version}" >download.json
     upstream=$(sed -n 's/.*"GoMod": "\(.*\)".*/\1/p' download.json)
-    go mod edit -require "k8s.io/kubernetes@${version}"
+    "${go}" mod edit -require "k8s.io/kubernetes@${version}"
     for module in $(sed -n 's#^\s*\(k8s\.io/[a-z0-9-]*\) => \./staging/.*#\1#p' "${upstream}" | sort -u); do
-      go mod edit -replace "${module}=${module}@v0.${version#v1.}"
+      "${go}" mod edit -replace "${module}=${module}@v0.${version#v1.}"
     done
     # The throw-away module has no source, so nothing but the build itself can tell which modules it needs.
     "${gobuild[@]}" -mod=mod -ldflags "$(version_flags "${version}")" -o kube-apiserver.partial k8s.io/kubernetes/cmd/kube-apiserver
@@ -59,21 +62,16 @@ build_release() {
   )
 }
 
-# Our own release comes from our own go.mod, so that what is checked is what the playground runs. It is linked twice:
-# with its version, and without, as anybody gets it who builds it as a Go module.
+# Our own release is in bin/weft-playground, with its version. Built from our own go.mod without one, it is what anybody
+# gets who builds it as a Go module.
 build_own() {
-  local version
-  version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-  for folder in "${version}" "${version}-unversioned"; do
-    local flags=""
-    if [[ ${folder} == "${version}" ]]; then
-      flags=$(version_flags "${version}")
-    fi
-    # Always linked anew: it is cheap, and go.mod may have moved.
-    echo "compat.sh: ${folder}: building kube-apiserver" >&2
-    mkdir -p "${output}/${folder}"
-    "${gobuild[@]}" -ldflags "${flags}" -o "${output}/${folder}/kube-apiserver" k8s.io/kubernetes/cmd/kube-apiserver
-  done
+  local version folder
+  version=$("${go}" list -m -f '{{.Version}}' k8s.io/kubernetes)
+  folder="${output}/${version}-unversioned"
+  # Always linked anew: it is cheap once weft-playground is built, and go.mod may have moved.
+  echo "compat.sh: ${version}: linking kube-apiserver without its version" >&2
+  mkdir -p "${folder}"
+  "${gobuild[@]}" -o "${folder}/kube-apiserver" k8s.io/kubernetes/cmd/kube-apiserver
 }
 
 build() {
@@ -84,12 +82,15 @@ build() {
 }
 
 check() {
-  if [[ ! -x ${scheduler} ]]; then
-    echo "compat.sh: ${scheduler} is missing: run make build, or name another with SCHEDULER" >&2
-    exit 1
-  fi
+  local binary
+  for binary in "${scheduler}" bin/weft-playground; do
+    if [[ ! -x ${binary} ]]; then
+      echo "compat.sh: ${binary} is missing: run make build, or name another scheduler with SCHEDULER" >&2
+      exit 1
+    fi
+  done
   WEFT_COMPAT_APISERVERS="${output}" WEFT_COMPAT_SCHEDULER="${scheduler}" \
-    go test -count=1 -v -timeout 30m -run "${RUN:-.}" ./test/compat
+    "${go}" test -count=1 -v -timeout 30m -run "${RUN:-.}" ./test/compat
 }
 
 case ${1:-all} in

@@ -29,6 +29,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/pkg/features"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 )
 
 // The flags and gates of kube-scheduler are global to a process, so each test of the command runs one of its own: this
@@ -134,6 +135,7 @@ func TestAdaptSetsTheFlagsOfTheCommand(t *testing.T) {
 	url34 := serverOf(t, release(34), servedBy(34))
 	url37 := serverOf(t, release(37), servedBy(37))
 	url37WithoutDRA := serverOf(t, release(37), servedBy(37).Delete(append(resourceAPIs(), taintRules)...))
+	url37WithoutPolicy := serverOf(t, release(37), servedBy(37).Delete(resource("policy", "v1", "poddisruptionbudgets")))
 	nobody := "http://127.0.0.1:1"
 
 	tests := map[string]struct {
@@ -163,6 +165,10 @@ func TestAdaptSetsTheFlagsOfTheCommand(t *testing.T) {
 		"resource.k8s.io/v1 is off in 1.37": {
 			args: []string{"--master", url37WithoutDRA},
 			want: commandState{Emulates: "1.34"},
+		},
+		"an API is missing that a disabled plugin would watch": {
+			args: []string{"--master", url37WithoutPolicy, "--config", writeProfiles(t, [][]string{{names.DefaultPreemption}})},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true},
 		},
 		"the user's release stays": {
 			args: []string{"--master", url34, "--emulated-version=1.37"},

@@ -104,8 +104,8 @@ func TestDecide(t *testing.T) {
 			wantEmulate: "1.35",
 		},
 		"a distribution's plus after the minor is ignored": {
-			in:          Input{Version: apimachineryversion.Info{Major: "1", Minor: "34+", GitVersion: "v1.34.6-eks-7f9"}, Served: servedBy(34)},
-			wantEmulate: "1.34",
+			in:          Input{Version: apimachineryversion.Info{Major: "1", Minor: "36+", GitVersion: "custom"}, Served: servedBy(37)},
+			wantEmulate: "1.36",
 		},
 		"a build without version flags is known by its numbers": {
 			in: Input{
@@ -189,6 +189,10 @@ func TestDecide(t *testing.T) {
 			in:           Input{Version: release(40), Served: servedBy(37), Emulate: version.MajorMinor(1, 36)},
 			wantEmulate:  "1.36",
 			wantWarnings: []string{"--emulated-version asks for 1.36"},
+		},
+		"the user's release is what would be emulated anyway": {
+			in:          Input{Version: release(38), Served: servedBy(37), Emulate: version.MajorMinor(1, 37)},
+			wantEmulate: "1.37",
 		},
 		"an API that only unused plugins watch may be missing": {
 			in: Input{
@@ -281,8 +285,8 @@ func TestDecideRefuses(t *testing.T) {
 			wantText: []string{"--feature-gates do not go with the emulated release 1.37", "NoSuchGate"},
 		},
 		"the user's gate is locked, which an older release would not mend": {
-			in:       Input{Version: release(37), Served: servedBy(37), UserGates: map[string]bool{"DynamicResourceAllocation": false}},
-			wantText: []string{"--feature-gates do not go with the emulated release 1.37", "locked"},
+			in:       Input{Version: release(37), Served: servedBy(37), UserGates: map[string]bool{"VolumeAttributesClass": false}},
+			wantText: []string{"--feature-gates do not go with the emulated release 1.37", "VolumeAttributesClass", "locked"},
 		},
 		"the user's gate is newer than the server": {
 			in:       Input{Version: release(34), Served: servedBy(34), UserGates: map[string]bool{"GenericWorkload": true}},
@@ -395,6 +399,21 @@ func checkDecision(t *testing.T, in Input, got Decision) {
 	for _, w := range watches() {
 		if w.startedWith(gates, in.UnusedPlugins) && !in.Served.Has(w.resource) {
 			t.Errorf("release %s, gates %v: the scheduler waits for %s, which is not served", got.Emulate, settings, w)
+		}
+	}
+}
+
+// Gates are tried as the registry of component-base would set them.
+func TestEmulatingIsWhatTheRegistryDoes(t *testing.T) {
+	for v := Newest; !v.LessThan(Oldest); v = v.SubtractMinor(1) {
+		registered := compatibility.NewEffectiveVersion(Newest, false, Oldest, Oldest)
+		registered.SetEmulationVersion(v)
+		got, err := emulating(utilfeature.DefaultMutableFeatureGate, v, nil)
+		if err != nil {
+			t.Fatalf("emulating %s: %v", v, err)
+		}
+		if !got.EmulationVersion().EqualTo(registered.EmulationVersion()) || !got.MinCompatibilityVersion().EqualTo(registered.MinCompatibilityVersion()) {
+			t.Errorf("the gates emulate %s, compatible with %s; want %s", got.EmulationVersion(), got.MinCompatibilityVersion(), registered)
 		}
 	}
 }
