@@ -1,11 +1,17 @@
 package integration
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,29 +29,30 @@ import (
 	"weft.sh/weft/pkg/playground"
 )
 
-// build compiles a binary of this repository into its bin folder, once per test run, so that a test never meets an old
-// one; the go command does nothing where it is up to date. With $WEFT_BIN the tests take what is there.
+// build finds a binary of this repository. Where make runs the tests, or $WEFT_BIN is set, it was just built. Otherwise it
+// is built now, so that a test never meets an old one; the go command does nothing where it is up to date. It goes into a
+// folder of its own, because make links the Kubernetes version into those in bin.
 var build = func() func(name string) (string, error) {
 	var mu sync.Mutex
 	done := map[string]error{}
 	return func(name string) (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if os.Getenv(playground.EnvBin) != "" {
+		if os.Getenv(playground.EnvBin) != "" || os.Getenv("GO_LDFLAGS") != "" {
 			return playground.FindBinary(name)
 		}
 		root, err := playground.RepositoryRoot()
 		if err != nil {
 			return "", err
 		}
-		path := filepath.Join(root, "bin", name)
+		path := filepath.Join(root, "_output", "test", name)
 		if err, ok := done[name]; ok {
 			return path, err
 		}
 		cmd := exec.Command("go", "build", "-o", path, "./cmd/"+name)
 		cmd.Dir = root
 		if out, err := cmd.CombinedOutput(); err != nil {
-			done[name] = errors.New("go build ./cmd/" + name + ": " + err.Error() + "\n" + string(out))
+			done[name] = fmt.Errorf("go build ./cmd/%s: %w\n%s", name, err, out)
 			return path, done[name]
 		}
 		done[name] = nil
@@ -236,5 +244,207 @@ func TestControlPlaneThatCannotStartSaysWhy(t *testing.T) {
 	_, err = playground.StartControlPlane(t.Context(), playground.ControlPlaneOptions{Binary: "/nowhere", Dir: used})
 	if err == nil || !strings.Contains(err.Error(), "is not empty") {
 		t.Errorf("got %v, want that the directory is not empty", err)
+	}
+}
+
+// up is a running "weft-playground up".
+type up struct {
+	cmd    *exec.Cmd
+	stderr bytes.Buffer
+	temp   string
+	// children are the pids of its servers.
+	children []int
+}
+
+// startUp starts "weft-playground up" with one node and waits until it says that the cluster is up.
+func startUp(t *testing.T) *up {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a kube-apiserver; not with -short")
+	}
+	u := &up{temp: t.TempDir()}
+	u.cmd = exec.Command(binary(t, "weft-playground"), "up", "--nodes=h100=1", "--scheduler", binary(t, "weft-scheduler"))
+	u.cmd.Env = append(os.Environ(), "TMPDIR="+u.temp)
+	u.cmd.Stderr = &u.stderr
+	out, err := u.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = u.cmd.Process.Kill() })
+	ready := make(chan string)
+	go func() {
+		var text strings.Builder
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			fmt.Fprintln(&text, lines.Text())
+			if strings.HasPrefix(lines.Text(), "Ctrl-C stops it") {
+				ready <- ""
+				text.Reset()
+			}
+		}
+		ready <- text.String()
+	}()
+	if text := <-ready; text != "" {
+		_ = u.cmd.Wait()
+		t.Fatalf("it ended before it was up: %s%s", text, u.stderr.String())
+	}
+	go func() { <-ready }()
+	u.children = childrenOf(t, u.cmd.Process.Pid)
+	if len(u.children) != 4 {
+		t.Errorf("%d children, want etcd, kube-apiserver, kwok and weft-scheduler", len(u.children))
+	}
+	return u
+}
+
+// childrenOf lists the processes whose parent the pid is.
+func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		t.Skip("there is no /proc to find processes in")
+	}
+	var children []int
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// The name of the program stands in brackets and may hold anything.
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			children = append(children, child)
+		}
+	}
+	return children
+}
+
+// nothingLeft reports processes and files that a run left behind.
+func (u *up) nothingLeft(t *testing.T) {
+	t.Helper()
+	for _, pid := range u.children {
+		if !gone(pid) {
+			t.Errorf("child %d is still there", pid)
+		}
+	}
+	if entries, err := os.ReadDir(u.temp); err != nil || len(entries) > 0 {
+		t.Errorf("left in the temporary directory: %v (%v)", entries, err)
+	}
+}
+
+func TestUpEndsOnInterrupt(t *testing.T) {
+	u := startUp(t)
+	if err := u.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, u.stderr.String())
+	}
+	u.nothingLeft(t)
+}
+
+func TestUpEndsWithItsScheduler(t *testing.T) {
+	u := startUp(t)
+	killed := false
+	for _, pid := range u.children {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && filepath.Base(exe) == "weft-scheduler" {
+			killed = syscall.Kill(pid, syscall.SIGKILL) == nil
+		}
+	}
+	if !killed {
+		t.Fatal("weft-scheduler is not among the children")
+	}
+	err := u.cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("got %v, want exit code 1", err)
+	}
+	if want := "weft-scheduler ended unexpectedly (signal: killed); the end of "; !strings.Contains(u.stderr.String(), want) {
+		t.Errorf("got %q, want %q and its log", u.stderr.String(), want)
+	}
+	u.nothingLeft(t)
+}
+
+func TestChildrenEndWithTheirParent(t *testing.T) {
+	u := startUp(t)
+	if err := u.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = u.cmd.Wait()
+	// The kernel kills them, and whoever has inherited them has to wait for them.
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return !slices.ContainsFunc(u.children, func(pid int) bool { return !gone(pid) }), nil
+	})
+	if err != nil {
+		t.Errorf("not all of %v have ended: %v", u.children, err)
+	}
+}
+
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a kube-apiserver; not with -short")
+	}
+	u := &up{temp: t.TempDir()}
+	cmd := exec.CommandContext(t.Context(), binary(t, "weft-playground"), "demo", "--scheduler", binary(t, "weft-scheduler"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+u.temp)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"49 pods bound and 7 unschedulable", "never-h200\n", "\nGPUs granted: 36.5 of 44"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%q is not in the output:\n%s", want, out)
+		}
+	}
+	u.nothingLeft(t)
+}
+
+func TestSchedulerIsKilledAndStartedAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a kube-apiserver; not with -short")
+	}
+	nodes, err := playground.ParseNodes("h100=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := playground.Start(t.Context(), playground.Options{
+		Binary: binary(t, "weft-playground"), Scheduler: binary(t, "weft-scheduler"), Nodes: nodes, LeaderElection: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Stop() })
+	c.Scheduler.Kill()
+	if err := c.Scheduler.Wait(); err != nil {
+		t.Errorf("Wait after Kill: %v", err)
+	}
+	select {
+	case <-c.Done():
+		t.Fatalf("a scheduler that was killed on purpose ended the cluster: %v", c.Err())
+	default:
+	}
+	if c.Scheduler, err = playground.StartScheduler(t.Context(), c.SchedulerOptions); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	counts, _, err := c.RunWorkload(ctx, []playground.Pod{{Name: "a", GPUs: 3}, {Name: "b", GPUs: 5}}, true, 0, playground.NewProgress(io.Discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts.Bound != 2 || counts.MilliGPU != 8000 {
+		t.Errorf("got %+v, want 2 pods with 8 GPUs", counts)
+	}
+	// KWOK runs what is bound.
+	pods := clientset(t, c.ControlPlane.AdminConfig()).CoreV1().Pods("default")
+	err = wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		running, err := pods.List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running"})
+		return err == nil && len(running.Items) == 2, err
+	})
+	if err != nil {
+		t.Errorf("the pods do not run: %v", err)
 	}
 }
