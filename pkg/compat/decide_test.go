@@ -3,6 +3,7 @@ package compat
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -382,9 +383,7 @@ func checkDecision(t *testing.T, in Input, got Decision) {
 		t.Errorf("emulates %s, the user wants %s", got.Emulate, in.Emulate)
 	}
 	settings := map[string]bool{}
-	for gate, on := range in.UserGates {
-		settings[gate] = on
-	}
+	maps.Copy(settings, in.UserGates)
 	for _, gate := range got.Off {
 		if _, named := in.UserGates[string(gate)]; named {
 			t.Errorf("gate %s is forced off though the user set it: %v", gate, in.UserGates)

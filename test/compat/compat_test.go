@@ -105,9 +105,10 @@ func TestSchedulesOn(t *testing.T) {
 			cluster.schedules(t, scheduler, tt.labelsOnly)
 
 			log := readLog(t, scheduler.LogPath())
+			t.Log(grep(log, `adapt\.go`))
 			for _, want := range tt.wantLog {
 				if !regexp.MustCompile(want).MatchString(log) {
-					t.Errorf("the scheduler's log has no line like %s:\n%s", want, grep(log, "adapt.go"))
+					t.Errorf("the scheduler's log has no line like %s:\n%s", want, grep(log, `adapt\.go`))
 				}
 			}
 			// What an informer without its API says, and one without the right.
