@@ -3,6 +3,7 @@ package fit
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
@@ -39,7 +40,7 @@ func Explain(n *cluster.Node, r gpu.Request) Rejection {
 		return rejection
 	}
 	e := explain(n, r)
-	return Rejection{Reason: e.Reason, Detail: e.detail(n)}
+	return Rejection{Reason: e.Reason, Detail: e.detail(n, r)}
 }
 
 // single is the one ask of a request that has just one, of a container that is not an init container.
@@ -96,41 +97,75 @@ type finding struct {
 	ask    gpu.Ask
 	// have GPUs would do out of total.
 	have, total int
+	// together are all asks, when each would fit by itself; have is then the number of idle GPUs.
+	together []string
 }
 
-func (f finding) detail(n *cluster.Node) string {
-	d := fmt.Sprintf("asks for %s; %d of %d GPUs would do", f.ask, f.have, f.total)
-	switch f.Reason {
-	case GPUProductMismatch:
-		d = fmt.Sprintf("has %s", n.GPUs[0].Product)
-	case GPUMemoryTooSmall:
+// detail is the figures in words.
+func (f finding) detail(n *cluster.Node, r gpu.Request) string {
+	asks := "asks for " + f.ask.String()
+	if f.together != nil {
+		asks = "asks for " + strings.Join(f.together, " and ") + " together"
+	}
+	switch {
+	case f.Reason == GPUProductMismatch:
+		return fmt.Sprintf("accepts %s; has %s", strings.Join(r.Products, ", "), listed(n, func(d gpu.Device) []string { return []string{d.Product} }))
+	case f.Reason == GPUMemoryTooSmall:
 		var most int64
 		for i := range n.GPUs {
 			most = max(most, n.GPUs[i].MemoryMiB)
 		}
-		d = fmt.Sprintf("asks for %s; the largest has %d MiB", f.ask, most)
-	case NoMIGProfile:
-		var offered []string
-		for i := range n.GPUs {
-			for _, inst := range n.GPUs[i].Instances {
-				if !slices.Contains(offered, inst.Profile) {
-					offered = append(offered, inst.Profile)
-				}
+		return fmt.Sprintf("%s; the largest has %d MiB", asks, most)
+	case f.Reason == NoMIGProfile && !n.HasMIG:
+		return asks + "; no GPU is in MIG mode"
+	case f.Reason == NoMIGProfile:
+		return fmt.Sprintf("%s; offered: %s", asks, listed(n, func(d gpu.Device) []string {
+			var profiles []string
+			for _, i := range d.Instances {
+				profiles = append(profiles, i.Profile)
 			}
-		}
-		slices.Sort(offered)
-		d = fmt.Sprintf("asks for %s; offered: %v", f.ask, offered)
-		if len(offered) == 0 {
-			d = fmt.Sprintf("asks for %s; no GPU is in MIG mode", f.ask)
-		}
-	case GPUWithheld:
-		d = fmt.Sprintf("asks for %s; withheld: %d GPUs, instances %v", f.ask, n.Withheld.GPUs, n.Withheld.Profiles)
+			return profiles
+		}))
+	case f.Reason == GPUWithheld:
+		return fmt.Sprintf("%s; withheld: %s", asks, withheld(n.Withheld))
+	case f.together != nil:
+		return fmt.Sprintf("%s; %d of %d GPUs are idle", asks, f.have, f.total)
+	case f.ask.Kind == gpu.MIG:
+		return fmt.Sprintf("%s; there is room for %d", asks, f.have)
 	}
-	return d
+	return fmt.Sprintf("%s; %d of %d GPUs would do", asks, f.have, f.total)
+}
+
+// listed is what the function says of the node's GPUs, sorted and each once.
+func listed(n *cluster.Node, of func(gpu.Device) []string) string {
+	var all []string
+	for _, d := range n.Inventory.Devices {
+		all = append(all, of(d)...)
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), ", ")
+}
+
+// withheld is what is withheld in words: "1 GPU, 2 x 1g.10gb".
+func withheld(w cluster.Withheld) string {
+	var parts []string
+	if w.GPUs > 0 {
+		parts = append(parts, gpu.Ask{Kind: gpu.Whole, Count: w.GPUs}.String())
+	}
+	for i := 0; i < len(w.Profiles); {
+		same := i
+		for same < len(w.Profiles) && w.Profiles[same] == w.Profiles[i] {
+			same++
+		}
+		parts = append(parts, gpu.Ask{Kind: gpu.MIG, Count: same - i, Profile: w.Profiles[i]}.String())
+		i = same
+	}
+	return strings.Join(parts, ", ")
 }
 
 // explain finds the reason for a request that does not fit. It asks ever weaker questions of every ask and takes the
-// first that is answered no; when every ask fits by itself, they do not fit together, and the hardest kind is to blame.
+// first that is answered no. When every ask fits by itself, or would if pods ended or GPUs were healthy, and all of them
+// do not fit even then, they are too much together.
 func explain(n *cluster.Node, r gpu.Request) finding {
 	worst := finding{}
 	for _, c := range r.Containers {
@@ -142,21 +177,49 @@ func explain(n *cluster.Node, r gpu.Request) finding {
 			}
 		}
 	}
-	if worst.Reason != Fits {
+	if _, ok := single(r); ok || worst.Reason != Fits && worst.Reason < GPUUnhealthy {
 		return worst
 	}
-	// Together they are too much. Blame the first ask of the hardest kind.
-	for _, kind := range []gpu.Kind{gpu.Whole, gpu.Shared, gpu.MIG} {
-		for _, c := range r.Containers {
-			for _, a := range c.Asks {
-				if a.Kind == kind {
-					reason := map[gpu.Kind]Reason{gpu.Whole: InsufficientGPU, gpu.Shared: InsufficientGPUShare, gpu.MIG: NoMIGPlacement}[kind]
-					return finding{reason, a, n.IdleGPUs, len(n.GPUs)}
-				}
-			}
+	together := explainTogether(n, r)
+	if worst.Reason == Fits || !together.Reason.Resolvable() && together.Reason < worst.Reason {
+		return together
+	}
+	return worst
+}
+
+// explainTogether finds the reason for a request of which each ask fits by itself, but not all together.
+func explainTogether(n *cluster.Node, r gpu.Request) finding {
+	f := finding{have: n.IdleGPUs, total: len(n.GPUs)}
+	kinds := map[gpu.Kind]bool{}
+	for _, c := range r.Containers {
+		for _, a := range c.Asks {
+			kinds[a.Kind] = true
+			f.together = append(f.together, a.String())
 		}
 	}
-	return finding{Reason: NoGPU}
+	fits := func(n *cluster.Node) bool { _, ok := plan(n, r, CPU{}, nil); return ok }
+	placed := slices.DeleteFunc(slices.Clone(n.Pods), func(p cluster.Pod) bool { return !p.Unplaced.Empty() })
+	switch {
+	case !fits(cluster.NewNode(n.Name, n.Inventory, nil)):
+		f.Reason = TooFewGPUs
+		if devices := slices.Clone(n.Inventory.Devices); slices.ContainsFunc(devices, func(d gpu.Device) bool { return d.Unhealthy }) {
+			for i := range devices {
+				devices[i].Unhealthy = false
+			}
+			if fits(cluster.NewNode(n.Name, cluster.NewInventory(n.Inventory.Source, devices), nil)) {
+				f.Reason = GPUUnhealthy
+			}
+		}
+	case len(placed) < len(n.Pods) && fits(cluster.NewNode(n.Name, n.Inventory, placed)):
+		f.Reason = GPUWithheld
+	case kinds[gpu.Whole]:
+		f.Reason = InsufficientGPU
+	case kinds[gpu.Shared]:
+		f.Reason = InsufficientGPUShare
+	default:
+		f.Reason = NoMIGPlacement
+	}
+	return f
 }
 
 // explainAsk narrows the node's GPUs down, test by test, to those that can serve the ask now, and names the test after
@@ -217,8 +280,8 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 
 // explainInstances is explainAsk for MIG: have is how many of the wanted instances could be placed.
 func explainInstances(n *cluster.Node, r gpu.Request, a gpu.Ask) (reason Reason, have int) {
-	offered, offeredSick, accepted := 0, 0, 0
-	var empty, now []mig.State
+	offered, accepted := 0, 0
+	var empty, sick, now []mig.State
 	for i := range n.GPUs {
 		g := &n.GPUs[i]
 		if !r.Accepts(g.Product) {
@@ -230,28 +293,27 @@ func explainInstances(n *cluster.Node, r gpu.Request, a gpu.Ask) (reason Reason,
 		}
 		offered++
 		if g.Unhealthy {
-			offeredSick++
+			sick = append(sick, n.Inventory.Empty(i))
 			continue
 		}
 		now = append(now, g.Partition)
 		empty = append(empty, n.Inventory.Empty(i))
 	}
-	want := func(n int) []string { return slices.Repeat([]string{a.Profile}, min(n, maxInstances)) }
-	can := func(states []mig.State, want []string) bool { _, ok := mig.Place(states, want); return ok }
-	for have = 0; have < min(a.Count, maxInstances) && can(now, want(have+1)); have++ {
+	want := func(n int) []string { return slices.Repeat([]string{a.Profile}, n) }
+	for have = 0; have < a.Count && mig.Fits(now, want(have+1)); have++ {
 	}
 	switch {
 	case accepted == 0:
 		return GPUProductMismatch, 0
 	case offered == 0:
 		return NoMIGProfile, 0
-	case have >= a.Count && can(now, append(want(a.Count), n.Withheld.Profiles...)):
+	case have >= a.Count && (len(n.Withheld.Profiles) == 0 || mig.Fits(now, append(want(a.Count), n.Withheld.Profiles...))):
 		return Fits, have
 	case have >= a.Count:
 		return GPUWithheld, have
-	case can(empty, want(a.Count)):
+	case mig.Fits(empty, want(a.Count)):
 		return NoMIGPlacement, have
-	case offeredSick > 0:
+	case mig.Fits(append(empty, sick...), want(a.Count)):
 		return GPUUnhealthy, have
 	}
 	return TooFewGPUs, have

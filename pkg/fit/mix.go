@@ -102,7 +102,7 @@ func NewMix(counts map[Class]int64) Mix {
 	}
 	slices.SortFunc(sorted, func(a, b counted) int {
 		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.MilliCPU, a.MilliCPU), cmp.Compare(b.MilliGPU, a.MilliGPU),
-			cmp.Compare(b.Count, a.Count), cmp.Compare(a.Products, b.Products), cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(b.Count, a.Count), cmp.Compare(b.Products, a.Products), cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Profile, b.Profile))
 	})
 	var m Mix

@@ -10,29 +10,38 @@ import (
 	"weft.sh/weft/pkg/mig"
 )
 
-// planner places one request on one node. It is the slow, exact path; [Check] and [Scorer] have shorter ones for the
+// planner places one request on one node. It is the slow, exact path; [Check] and [Score] have shorter ones for the
 // usual request of one ask. Planners are reused: they keep their memory.
 //
 // Whole GPUs and shares are placed unit by unit (a unit is one GPU of one ask), hardest first, each on the GPU that the
 // strategy rates best, with backtracking when a later unit finds none. MIG instances are placed all at once by
 // [mig.Place], which is exact. They do not compete: a GPU is in MIG mode or not.
+//
+// What is left is followed for several moments in the life of the pod: for the containers that run in the end, and for
+// each init container that is no sidecar, which runs before them beside the sidecars that stand before it. Init containers
+// are placed after the running ones, in their order, and are made to use what the pod will hold anyway as far as
+// possible: the pod then holds no more than it must.
 type planner struct {
 	node     *cluster.Node
 	request  gpu.Request
 	strategy Strategy // nil: any placement will do
 
-	before  View
-	after   View // the state while units are placed
+	before View
+	// moments[0] is what is left beside the running containers, moments[k] what is left beside init container inits[k].
+	moments [][]Left
+	inits   []int // the container of each moment, -1 for the first
 	scratch View
-	idle    int // idle GPUs that may still be taken
+	cpu     int64 // what is left of it afterwards
+	idle    int   // idle GPUs that may still be taken
+	takers  []int // by GPU: the units placed on it
 	units   []unit
 	steps   int
-	held    []bool // GPUs that the running containers hold, while an init container is placed
 }
 
 // unit is one GPU of one ask.
 type unit struct {
 	container, ask int
+	moment         int
 	gpu.Ask
 	chosen int // index of the GPU
 }
@@ -49,17 +58,15 @@ func plan(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, 
 	p := planners.Get().(*planner)
 	defer planners.Put(p)
 	p.node, p.request, p.strategy = n, r, s
+	p.cpu, p.idle = cpu.FreeMilli-cpu.AskMilli, n.IdleGPUs-n.Withheld.GPUs
 	viewOf(&p.before, n, cpu.FreeMilli)
-	p.after.copyFrom(&p.before)
-	p.after.MilliCPU, p.after.Used = cpu.FreeMilli-cpu.AskMilli, true
-	p.idle = n.IdleGPUs - n.Withheld.GPUs
-	p.held = p.held[:0]
+	p.takers = append(p.takers[:0], make([]int, len(n.GPUs))...)
 
 	out := make([]gpu.ContainerGrants, len(r.Containers))
 	for i, c := range r.Containers {
 		out[i] = gpu.ContainerGrants{Container: c.Name, Init: c.Init}
 	}
-	ok := p.placeRunning(out) && p.placeInit(out)
+	ok := p.addMoments() && p.placeUnits(out) && p.placeInstances(out)
 	p.node, p.strategy, p.request = nil, nil, gpu.Request{}
 	if !ok {
 		return gpu.Assignment{}, false
@@ -67,59 +74,58 @@ func plan(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, 
 	return gpu.Assignment{Containers: out}, true
 }
 
-// placeRunning places the containers that run together.
-func (p *planner) placeRunning(out []gpu.ContainerGrants) bool {
-	p.units = p.units[:0]
-	for ci, c := range p.request.Containers {
-		if !c.Init {
-			p.addUnits(ci, c.Asks)
-		}
-	}
-	return p.placeUnits(out) && p.placeInstances(out, false)
-}
-
-// placeInit places each init container. It runs alone, before the others, so it may use what they will hold, and is made
-// to as far as possible: the pod then holds no more than it must.
-func (p *planner) placeInit(out []gpu.ContainerGrants) bool {
-	if !slices.ContainsFunc(p.request.Containers, func(c gpu.ContainerRequest) bool { return c.Init }) {
-		return true
-	}
-	for i := range p.after.GPUs {
-		p.held = append(p.held, p.after.GPUs[i].MilliGPU != p.before.GPUs[i].MilliGPU)
+// addMoments lists the units of all moments; false when there are more than GPUs, so that absurd requests are cheap.
+func (p *planner) addMoments() bool {
+	p.units, p.inits = p.units[:0], append(p.inits[:0], -1)
+	if !p.addUnits(func(_ int, init bool) bool { return !init }) {
+		return false
 	}
 	for ci, c := range p.request.Containers {
-		if !c.Init {
+		if !c.Init || !slices.ContainsFunc(c.Asks, func(a gpu.Ask) bool { return a.Kind != gpu.MIG }) {
 			continue
 		}
-		p.after.GPUs = append(p.after.GPUs[:0], p.before.GPUs...)
-		p.units = p.units[:0]
-		p.addUnits(ci, c.Asks)
-		if !p.placeUnits(out) {
+		p.inits = append(p.inits, ci)
+		if !p.addUnits(func(i int, _ bool) bool { return i == ci }) {
 			return false
 		}
 	}
-	return p.placeInstances(out, true)
+	p.moments = slices.Grow(p.moments[:0], len(p.inits))[:len(p.inits)]
+	for k := range p.moments {
+		p.moments[k] = append(p.moments[k][:0], p.before.GPUs...)
+	}
+	return true
 }
 
-func (p *planner) addUnits(container int, asks []gpu.Ask) {
-	for ai, a := range asks {
-		if a.Kind == gpu.MIG {
+// addUnits adds the units of the latest moment.
+func (p *planner) addUnits(of func(container int, init bool) bool) bool {
+	first := len(p.units)
+	for ci, c := range p.request.Containers {
+		if !of(ci, c.Init) {
 			continue
 		}
-		for range a.Count {
-			p.units = append(p.units, unit{container: container, ask: ai, Ask: a, chosen: -1})
+		for ai, a := range c.Asks {
+			if a.Kind == gpu.MIG {
+				continue
+			}
+			if a.Count > len(p.node.GPUs) {
+				return false
+			}
+			for range a.Count {
+				p.units = append(p.units, unit{container: ci, ask: ai, moment: len(p.inits) - 1, Ask: a, chosen: -1})
+			}
 		}
 	}
 	// Hardest first: whole GPUs, then large shares, then large floors. Stable, so that equal asks stay in pod order.
-	slices.SortStableFunc(p.units, func(a, b unit) int {
+	slices.SortStableFunc(p.units[first:], func(a, b unit) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(b.MilliGPU, a.MilliGPU), cmp.Compare(b.MemoryMiB, a.MemoryMiB))
 	})
+	return true
 }
 
 // placeUnits places all units and writes their grants.
 func (p *planner) placeUnits(out []gpu.ContainerGrants) bool {
-	// More units than GPUs have room for cannot be placed; the check keeps absurd requests cheap.
-	if len(p.units) > len(p.after.GPUs)*int(gpu.WholeMilliGPU) {
+	// More units than the GPUs have room for cannot be placed.
+	if len(p.units) > len(p.moments)*len(p.node.GPUs)*int(gpu.WholeMilliGPU) {
 		return false
 	}
 	p.steps = 0
@@ -130,7 +136,7 @@ func (p *planner) placeUnits(out []gpu.ContainerGrants) bool {
 		g := gpu.Grant{GPU: p.node.GPUs[u.chosen].ID}
 		if u.Kind == gpu.Shared {
 			g.MilliGPU = u.MilliGPU
-			g.MemoryMiB = u.ShareMemoryMiB(p.after.GPUs[u.chosen].DeviceMiB)
+			g.MemoryMiB = u.ShareMemoryMiB(p.before.GPUs[u.chosen].DeviceMiB)
 		}
 		out[u.container].Grants = append(out[u.container].Grants, g)
 	}
@@ -146,11 +152,11 @@ func (p *planner) search(i int) bool {
 		return false
 	}
 	for _, c := range p.candidates(i) {
-		undo := p.take(i, c)
+		p.take(i, c)
 		if p.search(i + 1) {
 			return true
 		}
-		p.untake(i, c, undo)
+		p.untake(i, c)
 	}
 	return false
 }
@@ -158,31 +164,32 @@ func (p *planner) search(i int) bool {
 // candidates are the GPUs that unit i can take, best first. Of GPUs in the same state only the first is tried: if it does
 // not lead to a placement, neither do the others.
 func (p *planner) candidates(i int) []int {
-	u := &p.units[i]
 	type candidate struct {
-		index int
+		index, held int
 		Rating
 	}
+	u := &p.units[i]
 	var found []candidate
-	for g := range p.after.GPUs {
-		if !p.canTake(i, g) {
-			continue
-		}
-		if slices.ContainsFunc(found, func(c candidate) bool { return p.sameState(i, c.index, g) }) {
+	for g := range p.before.GPUs {
+		if !p.canTake(i, g) || slices.ContainsFunc(found, func(c candidate) bool { return p.sameState(i, c.index, g) }) {
 			continue
 		}
 		c := candidate{index: g}
+		if u.moment > 0 && p.takers[g] == 0 {
+			c.held = 1 // an init container goes first where the pod is anyway
+		}
 		if p.strategy != nil {
-			p.scratch.copyFrom(&p.after)
-			takeFrom(&p.scratch.GPUs[g], u.Ask)
+			p.take(i, g)
+			p.view(&p.scratch)
+			p.untake(i, g)
 			c.Rating = p.strategy.Rate(&p.before, &p.scratch, g)
 		} else {
-			c.GPU = -p.after.GPUs[g].MilliGPU // fullest first leaves most room
+			c.GPU = -p.moments[u.moment][g].MilliGPU // fullest first leaves most room
 		}
 		found = append(found, c)
 	}
 	slices.SortStableFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(p.heldRank(a.index), p.heldRank(b.index)), cmp.Compare(b.Node, a.Node), cmp.Compare(b.GPU, a.GPU))
+		return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(b.Node, a.Node), cmp.Compare(b.GPU, a.GPU))
 	})
 	out := make([]int, len(found))
 	for i, c := range found {
@@ -191,17 +198,27 @@ func (p *planner) candidates(i int) []int {
 	return out
 }
 
-// heldRank puts what the running containers hold first, for init containers.
-func (p *planner) heldRank(g int) int {
-	if g < len(p.held) && p.held[g] {
-		return 0
+// view writes into v what is left beside the most that the pod holds at any moment.
+func (p *planner) view(v *View) {
+	v.MilliCPU, v.Used = p.cpu, true
+	v.GPUs = append(v.GPUs[:0], p.moments[0]...)
+	for _, moment := range p.moments[1:] {
+		for g := range moment {
+			v.GPUs[g].MilliGPU = min(v.GPUs[g].MilliGPU, moment[g].MilliGPU)
+			v.GPUs[g].MemoryMiB = min(v.GPUs[g].MemoryMiB, moment[g].MemoryMiB)
+		}
 	}
-	return 1
 }
 
+// sameState reports whether it makes no difference to unit i and the later ones which of two GPUs unit i takes.
 func (p *planner) sameState(i, a, b int) bool {
-	return p.after.GPUs[a] == p.after.GPUs[b] && p.before.GPUs[a] == p.before.GPUs[b] && p.heldRank(a) == p.heldRank(b) &&
-		p.takenByAsk(i, a) == p.takenByAsk(i, b)
+	for _, moment := range p.moments {
+		if moment[a] != moment[b] {
+			return false
+		}
+	}
+	return p.before.GPUs[a] == p.before.GPUs[b] && p.node.GPUs[a].Idle == p.node.GPUs[b].Idle &&
+		(p.takers[a] == 0) == (p.takers[b] == 0)
 }
 
 // takenByAsk reports whether an earlier unit of the same ask took GPU g.
@@ -215,34 +232,42 @@ func (p *planner) takenByAsk(i, g int) bool {
 }
 
 func (p *planner) canTake(i, g int) bool {
-	l := &p.after.GPUs[g]
-	if !fitsLeft(l, p.units[i].Ask) || !p.request.Accepts(l.Product) || p.takenByAsk(i, g) {
-		return false
-	}
-	return p.idle > 0 || !p.takesIdle(g)
+	u := &p.units[i]
+	l := &p.moments[u.moment][g]
+	return fitsLeft(l, u.Ask) && p.request.Accepts(l.Product) && !p.takenByAsk(i, g) && (p.idle > 0 || !p.takesIdle(g))
 }
 
 // takesIdle reports whether taking from GPU g uses up one of the idle GPUs.
-func (p *planner) takesIdle(g int) bool {
-	return p.after.GPUs[g].MilliGPU == gpu.WholeMilliGPU && p.node.GPUs[g].Idle && (g >= len(p.held) || !p.held[g])
-}
+func (p *planner) takesIdle(g int) bool { return p.takers[g] == 0 && p.node.GPUs[g].Idle }
 
-func (p *planner) take(i, g int) Left {
-	before := p.after.GPUs[g]
+// take puts unit i on GPU g, in its own moment and, for a sidecar, in those of the init containers after it.
+func (p *planner) take(i, g int) {
+	u := &p.units[i]
 	if p.takesIdle(g) {
 		p.idle--
 	}
-	takeFrom(&p.after.GPUs[g], p.units[i].Ask)
-	p.units[i].chosen = g
-	return before
+	p.takers[g]++
+	u.chosen = g
+	for k := range p.moments {
+		if k == u.moment || u.moment == 0 && p.inits[k] > u.container {
+			takeFrom(&p.moments[k][g], u.Ask)
+		}
+	}
 }
 
-func (p *planner) untake(i, g int, before Left) {
-	p.after.GPUs[g] = before
+// untake takes back what take did last.
+func (p *planner) untake(i, g int) {
+	u := &p.units[i]
+	p.takers[g]--
 	if p.takesIdle(g) {
 		p.idle++
 	}
-	p.units[i].chosen = -1
+	u.chosen = -1
+	for k := range p.moments {
+		if k == u.moment || u.moment == 0 && p.inits[k] > u.container {
+			giveBack(&p.moments[k][g], u.Ask)
+		}
+	}
 }
 
 // fitsLeft reports whether one GPU of the ask fits what is left of a GPU. Not for MIG.
@@ -250,7 +275,7 @@ func fitsLeft(l *Left, a gpu.Ask) bool {
 	if a.Kind == gpu.Whole {
 		return l.MilliGPU == gpu.WholeMilliGPU && l.MemoryMiB == l.DeviceMiB && l.DeviceMiB >= a.MemoryMiB
 	}
-	return !l.WholeOnly && l.MilliGPU >= a.MilliGPU && l.MemoryMiB >= max(1, a.ShareMemoryMiB(l.DeviceMiB))
+	return !l.WholeOnly && l.MilliGPU >= a.MilliGPU && l.MemoryMiB >= a.ShareMemoryMiB(l.DeviceMiB)
 }
 
 // takeFrom takes one GPU of the ask from what is left.
@@ -263,87 +288,115 @@ func takeFrom(l *Left, a gpu.Ask) {
 	l.MemoryMiB -= a.ShareMemoryMiB(l.DeviceMiB)
 }
 
-// placeInstances places the MIG instances of the running containers, or of the init containers. An init container gets
-// instances that the running containers hold as far as the profiles agree, and others beside them.
-func (p *planner) placeInstances(out []gpu.ContainerGrants, init bool) bool {
-	if !slices.ContainsFunc(p.request.Containers, func(c gpu.ContainerRequest) bool {
-		return c.Init == init && slices.ContainsFunc(c.Asks, func(a gpu.Ask) bool { return a.Kind == gpu.MIG })
-	}) {
-		return true
+// giveBack is the reverse of takeFrom.
+func giveBack(l *Left, a gpu.Ask) {
+	if a.Kind == gpu.Whole {
+		l.MilliGPU, l.MemoryMiB = gpu.WholeMilliGPU, l.DeviceMiB
+		return
 	}
-	var running []gpu.Grant
-	if init {
-		for ci, c := range p.request.Containers {
-			if !c.Init {
-				running = append(running, instanceGrants(out[ci].Grants)...)
-			}
-		}
+	l.MilliGPU += a.MilliGPU
+	l.MemoryMiB += a.ShareMemoryMiB(l.DeviceMiB)
+}
+
+// instance is one MIG instance to be placed.
+type instance struct {
+	profile string
+	// holder is the running container that it is for, or toInit for the init containers only.
+	holder int
+}
+
+const toInit = -1
+
+// handedTo reports whether init container ci may hold the instance: one that no sidecar before it holds, for that runs
+// beside it.
+func (i instance) handedTo(ci int) bool { return i.holder == toInit || i.holder > ci }
+
+// placeInstances places the MIG instances of all containers, side by side. An init container is given those that later
+// containers, or other init containers, hold as far as the profiles agree.
+func (p *planner) placeInstances(out []gpu.ContainerGrants) bool {
+	wanted, ok := p.instances()
+	if !ok || len(wanted) == 0 {
+		return ok
 	}
+	withheld := len(p.node.Withheld.Profiles)
 	want := slices.Clone(p.node.Withheld.Profiles)
-	type target struct{ container int }
-	var targets []target
-	for ci, c := range p.request.Containers {
-		if c.Init != init {
-			continue
-		}
-		reuse := slices.Clone(running)
-		for _, a := range c.Asks {
-			if a.Kind != gpu.MIG {
-				continue
-			}
-			for range min(a.Count, maxInstances+1) {
-				if i := slices.IndexFunc(reuse, func(g gpu.Grant) bool { return g.Instance.Profile == a.Profile }); i >= 0 {
-					out[ci].Grants = append(out[ci].Grants, reuse[i])
-					reuse = slices.Delete(reuse, i, i+1)
-					continue
-				}
-				want = append(want, a.Profile)
-				targets = append(targets, target{ci})
-			}
-		}
+	for _, i := range wanted {
+		want = append(want, i.profile)
 	}
-	states, index := p.partitions(running)
+	states, index := p.partitions()
 	choices, ok := mig.Place(states, want)
 	if !ok {
 		return false
 	}
-	for i, t := range targets {
-		c := choices[len(p.node.Withheld.Profiles)+i]
-		inst := c.Instance
-		out[t.container].Grants = append(out[t.container].Grants, gpu.Grant{GPU: p.node.GPUs[index[c.GPU]].ID, Instance: &inst})
+	for ci, c := range p.request.Containers {
+		for _, a := range c.Asks {
+			if a.Kind != gpu.MIG {
+				continue
+			}
+			left := a.Count
+			for k, i := range wanted {
+				if left == 0 || i.profile != a.Profile || c.Init && !i.handedTo(ci) || !c.Init && i.holder != ci {
+					continue
+				}
+				choice := choices[withheld+k]
+				inst := choice.Instance
+				out[ci].Grants = append(out[ci].Grants, gpu.Grant{GPU: p.node.GPUs[index[choice.GPU]].ID, Instance: &inst})
+				left--
+			}
+		}
 	}
 	return true
 }
 
-// maxInstances is more MIG instances than any node has; asking for more is refused without being counted out.
-const maxInstances = 64 * gpu.MaxMemorySlices
-
-func instanceGrants(grants []gpu.Grant) []gpu.Grant {
-	var out []gpu.Grant
-	for _, g := range grants {
-		if g.Instance != nil {
-			out = append(out, g)
-		}
-	}
-	return out
-}
-
-// partitions are the states of the node's healthy GPUs in MIG mode whose model the request accepts, with held instances
-// taken, and their indices in the node.
-func (p *planner) partitions(held []gpu.Grant) (states []mig.State, index []int) {
+// instances lists the instances that the pod needs: those of the running containers, and what init containers need beyond
+// those that are handed to them. It reports false where there are more than memory slices.
+func (p *planner) instances() (wanted []instance, ok bool) {
+	room := 0
 	for i := range p.node.GPUs {
-		g := &p.node.GPUs[i]
-		if !g.MIG || g.Unhealthy || !p.request.Accepts(g.Product) {
-			continue
+		room += mig.FreeSlices(p.node.GPUs[i].Partition)
+	}
+	add := func(count int, i instance) bool {
+		if count > room-len(wanted) {
+			return false
 		}
-		s := g.Partition
-		for _, h := range held {
-			if h.GPU == g.ID {
-				s = s.With(*h.Instance)
+		wanted = append(wanted, slices.Repeat([]instance{i}, max(0, count))...)
+		return true
+	}
+	for ci, c := range p.request.Containers {
+		for _, a := range c.Asks {
+			if a.Kind == gpu.MIG && !c.Init && !add(a.Count, instance{a.Profile, ci}) {
+				return nil, false
 			}
 		}
-		states = append(states, s)
-		index = append(index, i)
+	}
+	for ci, c := range p.request.Containers {
+		for _, a := range c.Asks {
+			if a.Kind != gpu.MIG || !c.Init {
+				continue
+			}
+			handed := 0
+			for _, i := range wanted {
+				if i.profile == a.Profile && i.handedTo(ci) {
+					handed++
+				}
+			}
+			if !add(a.Count-handed, instance{a.Profile, toInit}) {
+				return nil, false
+			}
+		}
+	}
+	return wanted, true
+}
+
+// partitions are the states of the node's healthy GPUs in MIG mode whose model the request accepts, and their indices in
+// the node.
+func (p *planner) partitions() (states []mig.State, index []int) {
+	for i := range p.node.GPUs {
+		g := &p.node.GPUs[i]
+		if g.MIG && !g.Unhealthy && p.request.Accepts(g.Product) {
+			states = append(states, g.Partition)
+			index = append(index, i)
+		}
 	}
 	return states, index
 }

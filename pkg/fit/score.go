@@ -41,6 +41,9 @@ func (v *scoreViews) rate(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (
 	if r.Empty() {
 		return s.Rate(&v.before, &v.after, -1), true
 	}
+	if n == nil {
+		return Rating{}, false
+	}
 	v.after.Used = true
 	if a, ok := single(r); ok {
 		switch {
