@@ -115,8 +115,8 @@ type Class struct {
 	// GPUsPerNode is the number of GPUs of each node, MIGGPUsPerNode how many of them are in MIG mode.
 	GPUsPerNode    int `json:"gpusPerNode"`
 	MIGGPUsPerNode int `json:"migGPUsPerNode"`
-	// MemoryMiB is the memory of the largest GPU of each node.
-	MemoryMiB int64 `json:"memoryMiB"`
+	// GPUMemoryMiB is the memory of the largest GPU of each node.
+	GPUMemoryMiB int64 `json:"gpuMemoryMiB"`
 	// Sharing says that GPUs are given in shares too.
 	Sharing bool `json:"sharing"`
 	// Source is none, slices or labels; see Node.

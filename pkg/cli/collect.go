@@ -146,10 +146,14 @@ func newNode(n *v1.Node, c *cluster.Node, unplaced map[string]string) Node {
 			namespace, name, _ := strings.Cut(p.Name, "/")
 			out.Unplaced = append(out.Unplaced, UnplacedPod{Namespace: namespace, Pod: name, Why: unplaced[p.UID]})
 		}
+		var vanished []string
 		for _, u := range p.Uses() {
 			if !slices.ContainsFunc(c.GPUs, func(g cluster.GPU) bool { return g.ID == u.GPU }) {
-				out.Problems = append(out.Problems, fmt.Sprintf("GPU %s is held by %s and not reported", u.GPU, p.Name))
+				vanished = append(vanished, string(u.GPU))
 			}
+		}
+		if len(vanished) > 0 {
+			out.Problems = append(out.Problems, fmt.Sprintf("not reported, and held by %s: %s", p.Name, strings.Join(vanished, ", ")))
 		}
 	}
 	return out

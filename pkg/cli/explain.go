@@ -143,7 +143,7 @@ func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 	classes := map[string]*class{}
 	for _, n := range v.nodes {
 		key := newClass(n, v.snapshot.Node(n.Name))
-		id := fmt.Sprintf("%q %d %d %d %t %s %q", key.Products, key.GPUsPerNode, key.MIGGPUsPerNode, key.MemoryMiB, key.Sharing,
+		id := fmt.Sprintf("%q %d %d %d %t %s %q", key.Products, key.GPUsPerNode, key.MIGGPUsPerNode, key.GPUMemoryMiB, key.Sharing,
 			key.Source, key.Taints)
 		if classes[id] == nil {
 			classes[id] = &class{Class: key, counts: map[fit.Reason]int{}}
@@ -204,7 +204,7 @@ func newClass(n *v1.Node, c *cluster.Node) Class {
 	for i := range c.GPUs {
 		g := &c.GPUs[i]
 		out.Products = append(out.Products, g.Product)
-		out.MemoryMiB = max(out.MemoryMiB, g.MemoryMiB)
+		out.GPUMemoryMiB = max(out.GPUMemoryMiB, g.MemoryMiB)
 		if g.MIG {
 			out.MIGGPUsPerNode++
 		} else if !g.WholeOnly {

@@ -173,7 +173,7 @@ func others(out *strings.Builder, c Class) {
 func classText(c Class) string {
 	s := " without GPUs"
 	if c.GPUsPerNode > 0 {
-		s = fmt.Sprintf(" with %d × %s (%s)", c.GPUsPerNode, strings.Join(c.Products, " and "), gibibytes(c.MemoryMiB))
+		s = fmt.Sprintf(" with %d × %s (%s)", c.GPUsPerNode, strings.Join(c.Products, " and "), gibibytes(c.GPUMemoryMiB))
 		if c.MIGGPUsPerNode > 0 {
 			s += fmt.Sprintf(", %d in MIG mode", c.MIGGPUsPerNode)
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"weft.sh/weft/pkg/cluster"
 )
 
 // The two coarser forms of the map, for clusters of which nobody reads every GPU.
@@ -70,14 +72,15 @@ func (m *mapper) letters() {
 // names lists as many names of nodes as there is room for, at least one.
 func names(nodes []Node, room int) string {
 	out := shorten(nodes[0].Name, maxNameWidth)
+	cut := fmt.Sprintf("%s and %d more", out, len(nodes)-1) // the longest list so far that ends early and fits
 	for i, n := range nodes[1:] {
-		rest := fmt.Sprintf(" and %d more", len(nodes)-1-i)
-		next := ", " + shorten(n.Name, maxNameWidth)
-		last := i == len(nodes)-2
-		if after := utf8.RuneCountInString(out + next); last && after > room || !last && after+len(rest) > room {
-			return out + rest
+		out += ", " + shorten(n.Name, maxNameWidth)
+		if utf8.RuneCountInString(out) > room {
+			return cut
 		}
-		out += next
+		if longer := fmt.Sprintf("%s and %d more", out, len(nodes)-2-i); utf8.RuneCountInString(longer) <= room {
+			cut = longer
+		}
 	}
 	return out
 }
@@ -85,37 +88,56 @@ func names(nodes []Node, room int) string {
 // classes prints a table with a row per class of nodes: what is left matters more than which GPU is which.
 func (m *mapper) classes() {
 	t := table{
-		header: []string{"PRODUCT", "PER NODE", "NODES", "GPUS", "ASSIGNED", "WHOLE", "SHARED", "MIG", "IDLE", "UNHEALTHY", "NODES BY IDLE GPUS"},
-		right:  []int{1, 2, 3, 5, 6, 7, 8, 9},
+		header: []string{"PRODUCT", "PER NODE", "NODES", "GPUS", "ASSIGNED", "WHOLE", "SHARED", "MIG", "UNHEALTHY", "IDLE", "FRAGMENTED", "NODES BY IDLE GPUS"},
+		right:  []int{1, 2, 3, 5, 6, 7, 8, 9, 10},
 	}
 	for _, h := range byHardware(m.report.Nodes) {
-		var sum Totals
-		idle := map[int]int{}
-		for _, n := range h.nodes {
-			sum.add(n)
-			idle[n.IdleGPUs]++
-		}
-		assigned := m.style.bar(0, 10)
-		if sum.CapacityMilliGPU > 0 {
-			perMille := sum.AssignedMilliGPU * 1000 / sum.CapacityMilliGPU
-			assigned = m.style.bar(perMille, 10) + " " + padLeft(percent(perMille), 6)
-		}
-		var byIdle []string
-		for _, k := range slices.Backward(slices.Sorted(maps.Keys(idle))) {
-			byIdle = append(byIdle, fmt.Sprintf("%d:%d", k, idle[k]))
-		}
-		product := h.products
-		if h.gpus == 0 {
-			product = "(no usable GPU)"
-		}
-		t.row(product, fmt.Sprint(h.gpus), fmt.Sprint(len(h.nodes)), fmt.Sprint(sum.GPUs), assigned, fmt.Sprint(sum.WholeGPUs),
-			fmt.Sprint(sum.SharedGPUs), fmt.Sprint(sum.MIGGPUs), fmt.Sprint(sum.IdleGPUs), fmt.Sprint(sum.UnhealthyGPUs),
-			strings.Join(byIdle, " "))
+		t.row(m.classRow(h)...)
+	}
+	// Most clusters have neither, and the table is wide.
+	if m.report.Totals.UnhealthyGPUs == 0 {
+		t.drop("UNHEALTHY")
+	}
+	if m.report.Totals.MIGGPUs == 0 {
+		t.drop("MIG")
 	}
 	m.printf("\n")
 	for _, line := range t.lines(m.style, "") {
 		m.printf("%s\n", line)
 	}
 	m.printf("\n%s\n", m.style.paint(colourDim,
-		"NODES BY IDLE GPUS: 8:3 is 3 nodes with 8 idle GPUs each. Choose nodes with --product, -l or --node, or --detail=gpu, to see GPUs."))
+		"NODES BY IDLE GPUS: 8:3 is 3 nodes with 8 idle GPUs each. FRAGMENTED: of the free capacity.\n"+
+			"To see GPUs, choose nodes with --product, -l or --node, or say --detail=node or gpu."))
+}
+
+func (m *mapper) classRow(h hardwareNodes) []string {
+	var sum Totals
+	idle := map[int]int{}
+	for _, n := range h.nodes {
+		sum.add(n)
+		sum.FreeMilliGPU += n.FreeMilliGPU
+		sum.FragmentedMilliGPU += n.FragmentedMilliGPU
+		idle[n.IdleGPUs]++
+	}
+	if sum.GPUs == 0 {
+		return []string{"(no usable GPU)", "0", fmt.Sprint(sum.Nodes), "0", "", "", "", "", "", "", "", ""}
+	}
+	assigned := sum.AssignedMilliGPU * 1000 / sum.CapacityMilliGPU
+	fragmented := ""
+	if sum.FreeMilliGPU > 0 {
+		fragmented = percent(sum.FragmentedMilliGPU * 1000 / sum.FreeMilliGPU)
+	}
+	var byIdle []string
+	for _, k := range slices.Backward(slices.Sorted(maps.Keys(idle))) {
+		byIdle = append(byIdle, fmt.Sprintf("%d:%d", k, idle[k]))
+	}
+	product := h.products
+	if h.source == cluster.SourceLabels.String() {
+		product += " (labels)"
+	}
+	return []string{
+		product, fmt.Sprint(h.gpus), fmt.Sprint(sum.Nodes), fmt.Sprint(sum.GPUs),
+		m.style.bar(assigned, 10) + " " + padLeft(percent(assigned), 6), fmt.Sprint(sum.WholeGPUs), fmt.Sprint(sum.SharedGPUs),
+		fmt.Sprint(sum.MIGGPUs), fmt.Sprint(sum.UnhealthyGPUs), fmt.Sprint(sum.IdleGPUs), fragmented, strings.Join(byIdle, " "),
+	}
 }

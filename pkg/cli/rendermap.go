@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/inventory"
 )
 
 // Detail is how much of a map is shown.
@@ -133,7 +134,7 @@ var glyphs = []struct {
 	text   string
 }{
 	{glyphOverbooked, colourRed, "given out more than it has"},
-	{glyphWhole, colourBlue, "whole"},
+	{glyphWhole, colourBlue, "held whole"},
 	{glyphSharedFull, colourYellow, "shared, full"},
 	{glyphShared, colourYellow, "shared, room left"},
 	{glyphMIGFull, colourMagenta, "MIG, full"},
@@ -159,7 +160,7 @@ func glyphOf(g GPU) glyph {
 	switch {
 	case !g.Healthy:
 		return glyphUnhealthy
-	case g.AssignedMilliGPU > gpu.WholeMilliGPU || g.State != StateMIG && g.AssignedMemoryMiB > g.MemoryMiB:
+	case g.AssignedMilliGPU > gpu.WholeMilliGPU || g.AssignedMemoryMiB > g.MemoryMiB || g.State == StateMIG && g.AssignedMemoryMiB > 0:
 		return glyphOverbooked
 	case g.State == StateWhole:
 		return glyphWhole
@@ -267,7 +268,12 @@ func perNode(gpus int) string {
 func (m *mapper) totals() {
 	t := m.report.Totals
 	if t.Nodes == 0 {
-		m.printf("No node reports a GPU (%s without).\n", count(t.NodesWithoutGPU, "node"))
+		if t.NodesWithoutGPU == 0 {
+			m.printf("There is no such node.\n")
+			return
+		}
+		m.printf("No GPU on %s: there are neither ResourceSlices of driver %s nor NVIDIA's node labels.\n",
+			count(t.NodesWithoutGPU, "node"), inventory.Driver)
 		return
 	}
 	m.printf("%s on %s: %s %s assigned", m.style.paint(colourBold, count(t.GPUs, "GPU")), count(t.Nodes, "node"),

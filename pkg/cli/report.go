@@ -128,7 +128,8 @@ type GPU struct {
 	// AssignedMilliGPU is the part that pods hold: 1000 when it is held whole; in MIG mode the part of its memory slices
 	// that instances take, rounded down. More than 1000 is a conflict.
 	AssignedMilliGPU int64 `json:"assignedMilliGPU"`
-	// AssignedMemoryMiB is the memory that pods hold, all of it when it is held whole; 0 in MIG mode.
+	// AssignedMemoryMiB is the memory that pods hold, all of it when it is held whole; 0 for MIG instances, whose profiles
+	// say it. More than MemoryMiB, or more than 0 in MIG mode, is a conflict.
 	AssignedMemoryMiB int64 `json:"assignedMemoryMiB"`
 	// FreeMilliGPU and FreeMemoryMiB are what is left for shares, 1000 and all its memory when the GPU is idle; 0 in MIG
 	// mode, when it is held whole, and when it is unhealthy.

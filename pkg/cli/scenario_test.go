@@ -23,6 +23,7 @@ import (
 //
 //	node NAME [product=P] [gpus=N] [memory=MiB] [from=slices|labels] [mig=INDEX,…] [unhealthy=INDEX,…]
 //	          [cpu=Q] [ram=Q] [pods=N] [also=RESOURCE:Q] [label=K:V] [taint=K:V:EFFECT] [cordoned] [unready] [torn]
+//	fleet NAME n=N [words of node]      N nodes NAME-000, NAME-001, …; of node i, i*5 modulo gpus+1 GPUs are held whole
 //	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
 //	          [gate=NAME] [annotate=K:V] [select=K:V] [tolerate=K] [model=P,…] [said=REASON:MESSAGE_WITH_UNDERSCORES]
 //	          [deleted] [uid=U]
@@ -92,10 +93,12 @@ func parseScenario(t *testing.T, text string) scenario {
 		switch fields[0] {
 		case "node":
 			s.node(fields[1], w)
+		case "fleet":
+			s.fleet(fields[1], w)
 		case "pod":
 			s.Pods = append(s.Pods, makePod(fields[1], w))
 		default:
-			t.Fatalf("%q: want node or pod", line)
+			t.Fatalf("%q: want node, fleet or pod", line)
 		}
 	}
 	return s
@@ -157,6 +160,27 @@ func (s *scenario) node(name string, w words) {
 		n.Status.Allocatable[v1.ResourceName(p[0])] = resource.MustParse(p[1])
 	}
 	s.Nodes = append(s.Nodes, n)
+}
+
+func (s *scenario) fleet(name string, w words) {
+	for i := range w.int("n", 1) {
+		node := fmt.Sprintf("%s-%03d", name, i)
+		s.node(node, w)
+		total := w.int("gpus", 0)
+		if total == 0 {
+			continue
+		}
+		var held []string
+		for g := range i * 5 % (total + 1) {
+			held = append(held, fmt.Sprintf("GPU-%s-%d", node, g))
+		}
+		if len(held) == 0 {
+			continue
+		}
+		s.Pods = append(s.Pods, makePod("fleet/"+node, words{t: w.t, line: w.line, kv: map[string][]string{
+			"node": {node}, "main": {fmt.Sprintf("nvidia.com/gpu:%d", len(held))}, "gpus": {"main=" + strings.Join(held, ",")},
+		}}))
+	}
 }
 
 func makePod(name string, w words) *v1.Pod {

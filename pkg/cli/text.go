@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -118,6 +119,21 @@ type table struct {
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
+// drop takes a column out. It must be there.
+func (t *table) drop(column string) {
+	i := slices.Index(t.header, column)
+	t.header = slices.Delete(t.header, i, i+1)
+	for r := range t.rows {
+		t.rows[r] = slices.Delete(t.rows[r], i, i+1)
+	}
+	t.right = slices.DeleteFunc(t.right, func(c int) bool { return c == i })
+	for r := range t.right {
+		if t.right[r] > i {
+			t.right[r]--
+		}
+	}
+}
+
 // lines are the table's, the header first, each indented.
 func (t *table) lines(s style, indent string) []string {
 	widths := make([]int, len(t.header))
@@ -129,10 +145,9 @@ func (t *table) lines(s style, indent string) []string {
 	format := func(row []string) string {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			switch {
-			case isOneOf(i, t.right):
+			if slices.Contains(t.right, i) {
 				cells[i] = padLeft(cell, widths[i])
-			default:
+			} else {
 				cells[i] = pad(cell, widths[i])
 			}
 		}
@@ -143,13 +158,4 @@ func (t *table) lines(s style, indent string) []string {
 		out = append(out, format(row))
 	}
 	return out
-}
-
-func isOneOf(i int, of []int) bool {
-	for _, o := range of {
-		if i == o {
-			return true
-		}
-	}
-	return false
 }

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"errors"
+	"net"
+	"net/url"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// run runs the command without a cluster.
+func run(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	streams, _, stdout, stderr := genericiooptions.NewTestIOStreams()
+	cmd := NewCommand("weft", streams)
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(t.Context())
+	if stderr.Len() > 0 {
+		t.Errorf("weft %v wrote to the standard error: %s", args, stderr)
+	}
+	return stdout.String(), err
+}
+
+func TestMistakesAreErrorsThatSayWhatIsAccepted(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"tops"}, `unknown command "tops"`},
+		{[]string{"top", "extra"}, `unknown command "extra" for "weft top"`},
+		{[]string{"top", "--no-such-flag"}, "see weft top --help"},
+		{[]string{"top", "-o", "xml"}, `--output is "xml": want one of wide, json, yaml`},
+		{[]string{"top", "--detail", "pixel"}, `--detail is "pixel": want one of auto, gpu, node, class`},
+		{[]string{"top", "-l", "a in"}, `--selector is "a in"`},
+		{[]string{"why"}, "0 arguments: want the name of one pod"},
+		{[]string{"why", "a", "b"}, "2 arguments: want the name of one pod"},
+		{[]string{"why", "a", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
+		{[]string{"version", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
+	} {
+		if _, err := run(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("weft %s: %v, want %q", strings.Join(tc.args, " "), err, tc.want)
+		}
+	}
+}
+
+func TestHelpIsShort(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"top", "--help"}, {"why", "--help"}, {"version", "--help"}} {
+		out, err := run(t, args...)
+		if err != nil {
+			t.Errorf("weft %v: %v", args, err)
+		}
+		if strings.Contains(out, "--as-user-extra") || !strings.Contains(out, `"weft options" lists them`) {
+			t.Errorf("weft %v: the flags of kubectl belong into weft options:\n%s", args, out)
+		}
+	}
+	out, err := run(t, "options")
+	if err != nil || !strings.Contains(out, "--as-user-extra") || !strings.Contains(out, "--scheduler-name") {
+		t.Errorf("weft options: %v\n%s", err, out)
+	}
+	for _, command := range []string{"top", "why"} {
+		if out, _ := run(t, command, "--help"); !strings.Contains(out, "Examples:\n  # ") {
+			t.Errorf("weft %s --help has no examples:\n%s", command, out)
+		}
+	}
+}
+
+func TestAsAPluginOfKubectl(t *testing.T) {
+	streams, _, stdout, _ := genericiooptions.NewTestIOStreams()
+	cmd := NewCommand("/usr/local/bin/kubectl-weft", streams)
+	cmd.SetArgs([]string{"top", "--help"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(stdout.String(), "kubectl weft top [flags]") {
+		t.Errorf("it does not call itself what people type:\n%s", stdout)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"top", "-o", ""}, "wide\njson\nyaml\n"},
+		{[]string{"top", "--detail", ""}, "auto\ngpu\nnode\nclass\n"},
+		{[]string{"why", "--output", ""}, "json\nyaml\n"},
+		{[]string{"why", "p"}, ""}, // without a cluster nothing, and no error
+	} {
+		streams, _, stdout, _ := genericiooptions.NewTestIOStreams()
+		cmd := NewCommand("weft", streams)
+		cmd.SetArgs(append([]string{"__completeNoDesc", "--server=http://127.0.0.1:1"}, tc.args...))
+		if err := cmd.ExecuteContext(t.Context()); err != nil {
+			t.Errorf("%v: %v", tc.args, err)
+		}
+		got, _, _ := strings.Cut(stdout.String(), ":")
+		if got != tc.want {
+			t.Errorf("%v completes to %q, want %q", tc.args, got, tc.want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	info := &debug.BuildInfo{
+		Main:     debug.Module{Version: "v1.2.3"},
+		Deps:     []*debug.Module{{Path: "k8s.io/api", Version: "v0.1.0"}, {Path: "k8s.io/client-go", Version: "v0.37.0"}},
+		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}},
+	}
+	got := versionOf(info)
+	got.Go, got.Platform = "", ""
+	if diff := cmp.Diff(Version{Version: "v1.2.3", Revision: "abc-dirty", Kubernetes: "v0.37.0"}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if got := versionOf(nil).Version; got != "unknown" {
+		t.Errorf("without build info: %q", got)
+	}
+	for _, format := range []string{"", "json", "yaml"} {
+		if out, err := run(t, "version", "-o", format); err != nil || !strings.Contains(out, "linux") && !strings.Contains(out, "/") {
+			t.Errorf("weft version -o %q: %v\n%s", format, err, out)
+		}
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"not reachable": {&url.Error{Op: "Get", URL: "https://x", Err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, "check --kubeconfig, --context and --server"},
+		"not logged in": {apierrors.NewUnauthorized("no"), "log in again"},
+		"may not get":   {apierrors.NewForbidden(pods, "a", errors.New("no")), "kubectl create clusterrole weft-view"},
+		"may not list":  {&ForbiddenError{Resource: "pods", err: apierrors.NewForbidden(pods, "", errors.New("no"))}, "kubectl create clusterrole weft-view"},
+		"anything else": {errors.New("odd"), "odd"},
+	} {
+		if got := Advise(tc.err); !strings.Contains(got.Error(), tc.want) || !errors.Is(got, tc.err) && !apierrors.IsForbidden(tc.err) {
+			t.Errorf("%s: %v, want %q", name, got, tc.want)
+		}
+	}
+	if Advise(nil) != nil {
+		t.Error("advice on no error")
+	}
+	if _, err := run(t, "top", "--server=http://127.0.0.1:1"); err == nil || !strings.Contains(Advise(err).Error(), "cannot be reached") {
+		t.Errorf("top without a server: %v", err)
+	}
+}
+
+func TestLocale(t *testing.T) {
+	for _, tc := range []struct {
+		all, ctype, lang string
+		want             bool
+	}{
+		{"", "", "", false},
+		{"", "", "C", true},
+		{"", "", "en_US.UTF-8", false},
+		{"", "", "C.utf8", false},
+		{"", "de_DE.ISO-8859-1", "en_US.UTF-8", true},
+		{"C.UTF-8", "de_DE.ISO-8859-1", "", false},
+	} {
+		t.Setenv("LC_ALL", tc.all)
+		t.Setenv("LC_CTYPE", tc.ctype)
+		t.Setenv("LANG", tc.lang)
+		if got := ascii(); got != tc.want {
+			t.Errorf("LC_ALL=%s LC_CTYPE=%s LANG=%s: ascii %t, want %t", tc.all, tc.ctype, tc.lang, got, tc.want)
+		}
+	}
+}
