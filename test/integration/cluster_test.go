@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,15 +51,9 @@ func startCluster(t *testing.T, nodes string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := playground.SchedulerConfig(objects, kubeconfig, false)
-	if err != nil {
-		t.Fatal(err)
+	c.options = playground.SchedulerOptions{
+		Binary: binary(t, "weft-scheduler"), Kubeconfig: kubeconfig, Config: c.schedulerConfig(kubeconfig),
 	}
-	file := filepath.Join(cp.Dir(), "scheduler.yaml")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.options = playground.SchedulerOptions{Binary: binary(t, "weft-scheduler"), Kubeconfig: kubeconfig, Config: file}
 
 	kwok, err := playground.StartKWOK(t.Context(), cp)
 	if err != nil {
@@ -73,6 +68,24 @@ func startCluster(t *testing.T, nodes string) *cluster {
 		c.createNode(n)
 	}
 	return c
+}
+
+// schedulerConfig writes the shipped configuration for a scheduler with that kubeconfig, without leader election.
+func (c *cluster) schedulerConfig(kubeconfig string) (file string) {
+	c.t.Helper()
+	objects, err := playground.Render(manifests.FS, "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	config, err := playground.SchedulerConfig(objects, kubeconfig, false)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	file = strings.TrimSuffix(kubeconfig, filepath.Ext(kubeconfig)) + ".yaml"
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return file
 }
 
 func (c *cluster) createNode(n playground.Node) {

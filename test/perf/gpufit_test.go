@@ -143,6 +143,7 @@ func profileOf(b *testing.B, withGPUFit bool) schedulerapi.KubeSchedulerProfile 
 	p.SchedulerName = "weft"
 	if withGPUFit {
 		p.Plugins.MultiPoint.Enabled = append(p.Plugins.MultiPoint.Enabled, schedulerapi.Plugin{Name: gpufit.Name, Weight: 2000})
+		p.Plugins.Filter.Enabled = []schedulerapi.Plugin{{Name: gpufit.Name}}
 		p.Plugins.Bind.Enabled = []schedulerapi.Plugin{{Name: gpufit.Name}}
 	}
 	return p
