@@ -25,13 +25,13 @@ func newCommand(out io.Writer) *cobra.Command {
 		Use:               "weft-playground",
 		Short:             "A Kubernetes cluster with simulated GPU nodes and the real weft-scheduler, on one machine",
 		Long:              about,
-		Args:              cobra.NoArgs,
 		Version:           version.Get().GitVersion,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetOut(out)
+	root.SetVersionTemplate("weft-playground, with Kubernetes {{.Version}}\n")
 	root.AddCommand(newDemo(out), newUp(out))
 	return root
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 
 	"weft.sh/weft/pkg/playground/child"
 )
@@ -20,6 +21,9 @@ func main() {
 	}
 	// The API server's packages have put flags here, which cobra would offer as ours.
 	pflag.CommandLine = pflag.NewFlagSet(os.Args[0], pflag.ContinueOnError)
+	// What the client library would log between our lines (a watch that it starts again) concerns nobody here; what does
+	// comes back as an error.
+	klog.SetLogger(klog.Logger{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal stops the cluster in order, a second one the program; its children end with it.
 	context.AfterFunc(ctx, stop)

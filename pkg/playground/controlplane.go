@@ -233,9 +233,6 @@ func (cp *ControlPlane) logf(format string, args ...any) {
 // Dir is the directory of the run: logs, kubeconfigs, the data of etcd.
 func (cp *ControlPlane) Dir() string { return cp.dir }
 
-// Binary is the weft-playground binary that runs the servers.
-func (cp *ControlPlane) Binary() string { return cp.binary }
-
 // Etcd is etcd's process.
 func (cp *ControlPlane) Etcd() *Process { return cp.etcd }
 
