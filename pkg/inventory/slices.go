@@ -104,8 +104,10 @@ func published(d gpu.Device) []resourceapi.Device {
 	return out
 }
 
-func str(s string) resourceapi.DeviceAttribute   { return resourceapi.DeviceAttribute{StringValue: &s} }
+func str(s string) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{StringValue: &s} }
+
 func boolean(b bool) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{BoolValue: &b} }
+
 func integer(i int) resourceapi.DeviceAttribute {
 	n := int64(i)
 	return resourceapi.DeviceAttribute{IntValue: &n}

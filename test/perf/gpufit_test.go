@@ -30,11 +30,8 @@ import (
 	"weft.sh/weft/pkg/plugins/gpufit"
 )
 
-const (
-	benchNodes = 5000
-	// block is how many pods one scheduler places before the other's turn.
-	block = 50
-)
+// block is how many pods one scheduler places before the other's turn.
+const block = 50
 
 // BenchmarkGPUFit measures the scheduling cycle of one pod, from the snapshot to Reserve, on a cluster of 5,000 nodes,
 // with the in-tree plugins alone and with GPUFit among them. Every pod differs from the one before, so that nothing is
@@ -97,10 +94,8 @@ func newRig(b *testing.B, shape string, withGPUFit bool) *rig {
 		b.Fatal(err)
 	}
 	var objects []runtime.Object
-	var nodeObjects []*v1.Node
 	for _, n := range nodes {
 		o := n.Object()
-		nodeObjects = append(nodeObjects, o)
 		objects = append(objects, o)
 		for _, s := range n.Slices(o) {
 			objects = append(objects, s)
