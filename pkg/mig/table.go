@@ -106,13 +106,6 @@ func (t Table) Instances() []gpu.Instance {
 	return all
 }
 
-// Known reports whether any table has the profile. A profile that is not known may still exist, on a GPU or with a driver
-// that no table covers; the inventory decides.
-func Known(profile string) bool {
-	_, ok := computeOf(profile)
-	return ok
-}
-
 // Profiles returns the names of all profiles of all tables, sorted, each once.
 func Profiles() []string {
 	var names []string
