@@ -57,7 +57,7 @@ func NewReport(o Objects, s Selection) Report {
 		if len(s.Products) > 0 && !hasProduct(c, s.Products) {
 			continue
 		}
-		if c == nil || len(c.GPUs) == 0 && len(c.Inventory.Problems) == 0 && c.Withheld.GPUs == 0 && len(c.Withheld.Profiles) == 0 {
+		if c == nil { // neither GPUs, nor problems, nor pods that hold any
 			r.Totals.NodesWithoutGPU++
 			continue
 		}

@@ -2,17 +2,19 @@ package cli
 
 import (
 	"bytes"
+	"regexp"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
 // TestGolden runs the scenarios of testdata. Regenerate with -rewrite and read the difference.
 //
 //	cluster                                            the cluster that the commands after it look at; see scenario
-//	map [width=N] [detail=D] [ascii] [colour] [wide] [node=NAME,…] [l=SELECTOR] [product=P]
-//	why NAMESPACE/POD [ascii] [colour]
+//	map [width=N] [detail=D] [ascii] [wide] [node=NAME,…] [l=SELECTOR] [product=P]
+//	why NAMESPACE/POD [ascii]
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s scenario
@@ -44,8 +46,6 @@ func goldenMap(t *testing.T, d *datadriven.TestData, s scenario) string {
 			opts.Detail = Detail(a.Vals[0])
 		case "ascii":
 			opts.ASCII = true
-		case "colour":
-			opts.Colour = true
 		case "wide":
 			wide = true
 		case "node":
@@ -62,18 +62,35 @@ func goldenMap(t *testing.T, d *datadriven.TestData, s scenario) string {
 			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
 		}
 	}
-	var out bytes.Buffer
 	r := NewReport(s.Objects, sel)
-	if err := RenderMap(&out, r, opts); err != nil {
-		t.Fatal(err)
-	}
-	if wide {
-		out.WriteByte('\n')
-		if err := RenderGPUs(&out, r, opts); err != nil {
+	print := func() string {
+		var out bytes.Buffer
+		if err := RenderMap(&out, r, opts); err != nil {
 			t.Fatal(err)
 		}
+		if wide {
+			out.WriteByte('\n')
+			if err := RenderGPUs(&out, r, opts); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return out.String()
 	}
-	return out.String()
+	plain := print()
+	opts.Colour = true
+	sameWithoutColour(t, d, plain, print())
+	return plain
+}
+
+// sgr is what switches colour in a terminal.
+var sgr = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+
+// sameWithoutColour: colour only repeats what the letters say, and does not shift columns.
+func sameWithoutColour(t *testing.T, d *datadriven.TestData, plain, coloured string) {
+	t.Helper()
+	if diff := cmp.Diff(plain, sgr.ReplaceAllString(coloured, "")); diff != "" {
+		t.Errorf("%s: with colour there is other text (-without +with)\n%s", d.Pos, diff)
+	}
 }
 
 func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
@@ -82,8 +99,6 @@ func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
 		switch a.Key {
 		case "ascii":
 			opts.ASCII = true
-		case "colour":
-			opts.Colour = true
 		default:
 			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
 		}
@@ -93,11 +108,17 @@ func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
 		if p.Namespace+"/"+p.Name != name {
 			continue
 		}
-		var out bytes.Buffer
-		if err := RenderAnswer(&out, NewAnswer(p, s.Objects, DefaultSchedulerName), opts); err != nil {
-			t.Fatal(err)
+		print := func() string {
+			var out bytes.Buffer
+			if err := RenderAnswer(&out, NewAnswer(p, s.Objects, DefaultSchedulerName), opts); err != nil {
+				t.Fatal(err)
+			}
+			return out.String()
 		}
-		return out.String()
+		plain := print()
+		opts.Colour = true
+		sameWithoutColour(t, d, plain, print())
+		return plain
 	}
 	t.Fatalf("%s: no pod %q", d.Pos, name)
 	return ""

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gpu"
 )
@@ -180,7 +181,7 @@ func classText(c Class) string {
 		if !c.Sharing && c.MIGGPUsPerNode < c.GPUsPerNode {
 			s += ", whole GPUs only"
 		}
-	} else if c.Source != "none" {
+	} else if c.Source != cluster.SourceNone.String() {
 		s = " with no usable GPU"
 	}
 	if len(c.Taints) > 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/inventory"
 )
@@ -228,7 +229,10 @@ type hardwareNodes struct {
 func byHardware(nodes []Node) []hardwareNodes {
 	classes := map[hardware][]Node{}
 	for _, n := range nodes {
-		h := hardware{gpus: len(n.GPUs), source: n.Source}
+		h := hardware{gpus: len(n.GPUs)}
+		if h.gpus > 0 {
+			h.source = n.Source // where none come from makes no difference
+		}
 		var products []string
 		for _, g := range n.GPUs {
 			products = append(products, g.Product)
@@ -254,7 +258,7 @@ func (h hardwareNodes) String() string {
 		return "no usable GPU: " + count(len(h.nodes), "node")
 	}
 	s := fmt.Sprintf("%s, %s, %s on %s", h.products, gibibytes(h.memoryMiB), perNode(h.gpus), count(len(h.nodes), "node"))
-	if h.source == "labels" {
+	if h.source == cluster.SourceLabels.String() {
 		s += ", by labels: whole GPUs only"
 	}
 	return s

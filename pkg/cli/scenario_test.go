@@ -26,7 +26,7 @@ import (
 //	fleet NAME n=N [words of node]      N nodes NAME-000, NAME-001, …; of node i, i*5 modulo gpus+1 GPUs are held whole
 //	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
 //	          [gate=NAME] [annotate=K:V] [select=K:V] [tolerate=K] [model=P,…] [said=REASON:MESSAGE_WITH_UNDERSCORES]
-//	          [deleted] [uid=U]
+//	          [nominated=NODE] [deleted] [uid=U]
 type scenario struct{ Objects }
 
 // words are the key=value words of one line.
@@ -240,6 +240,7 @@ func makePod(name string, w words) *v1.Pod {
 			Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: said[0], Message: strings.ReplaceAll(said[1], "_", " "),
 		})
 	}
+	p.Status.NominatedNodeName = w.get("nominated", "")
 	if w.has("deleted") {
 		now := metav1.Unix(1_700_000_000, 0)
 		p.DeletionTimestamp = &now
