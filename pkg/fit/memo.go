@@ -2,6 +2,7 @@ package fit
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
@@ -13,32 +14,38 @@ import (
 type Memo struct {
 	strategy Strategy
 
-	mu     sync.Mutex
-	shapes map[string]*ShapeMemo
+	mu      sync.Mutex
+	shapes  map[string]*ShapeMemo
+	answers *atomic.Int64 // kept in all shapes
 }
 
 const (
-	// memoShapes and memoAnswers bound the memory: a thousand shapes of request with 64 thousand answers in all, of some
-	// 100 bytes each with what the map adds.
+	// memoShapes and memoAnswers bound the memory: a thousand shapes of request, and a quarter of a million answers in
+	// all, of some 100 bytes each with what the map adds. The pod in hand may add one of each kind for every node.
 	memoShapes  = 1024
-	memoAnswers = 1 << 16
+	memoAnswers = 1 << 18
 	memoShards  = 16
 )
 
 // NewMemo keeps the answers of the strategy.
-func NewMemo(s Strategy) *Memo { return &Memo{strategy: s, shapes: map[string]*ShapeMemo{}} }
+func NewMemo(s Strategy) *Memo {
+	return &Memo{strategy: s, shapes: map[string]*ShapeMemo{}, answers: new(atomic.Int64)}
+}
 
 // For is the memo of one shape of request.
 func (m *Memo) For(r gpu.Request) *ShapeMemo {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	shape := r.Shape()
+	if len(m.shapes) >= memoShapes || m.answers.Load() >= memoAnswers {
+		// Most answers are for how nodes once were; starting over is cheaper than telling which. Whoever uses the memo of
+		// a shape goes on with it; it is only not found again.
+		clear(m.shapes)
+		m.answers = new(atomic.Int64)
+	}
 	s := m.shapes[shape]
 	if s == nil {
-		if len(m.shapes) >= memoShapes {
-			clear(m.shapes) // whoever uses one goes on with it; it is only not found again
-		}
-		s = &ShapeMemo{strategy: m.strategy, request: r}
+		s = &ShapeMemo{strategy: m.strategy, request: r, answers: m.answers}
 		m.shapes[shape] = s
 	}
 	return s
@@ -48,6 +55,7 @@ func (m *Memo) For(r gpu.Request) *ShapeMemo {
 type ShapeMemo struct {
 	strategy Strategy
 	request  gpu.Request
+	answers  *atomic.Int64
 	shards   [memoShards]memoShard
 }
 
@@ -83,11 +91,11 @@ func (m *ShapeMemo) Check(n *cluster.Node) Reason {
 	reason = Check(n, m.request)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if shard.reasons == nil || len(shard.reasons) >= memoAnswers/memoShards {
-		// Most of a full shard is how nodes once were; starting over is cheaper than telling which.
+	if shard.reasons == nil {
 		shard.reasons = map[cluster.Signature]Reason{}
 	}
 	shard.reasons[n.Signature] = reason
+	m.answers.Add(1)
 	return reason
 }
 
@@ -107,9 +115,10 @@ func (m *ShapeMemo) Score(n *cluster.Node, cpu CPU) int64 {
 	score = Score(n, m.request, cpu, m.strategy)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if shard.scores == nil || len(shard.scores) >= memoAnswers/memoShards {
+	if shard.scores == nil {
 		shard.scores = map[scoreKey]int64{}
 	}
 	shard.scores[key] = score
+	m.answers.Add(1)
 	return score
 }

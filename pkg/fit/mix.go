@@ -29,7 +29,7 @@ type Class struct {
 
 // ClassOf reduces a request. A request of one ask is kept exactly. One of several is taken for the hardest of its asks
 // by kind: all its whole GPUs; else its shares as so many GPUs with the largest of the shares; else its instances of the
-// first profile.
+// first profile. Init containers count only when no other container asks for GPUs, and then the first of them.
 func ClassOf(r gpu.Request, milliCPU int64) Class {
 	c := Class{MilliCPU: milliCPU, Products: strings.Join(r.Products, "\n")}
 	for _, container := range r.Containers {
@@ -53,6 +53,11 @@ func ClassOf(r gpu.Request, milliCPU int64) Class {
 				c.Kind, c.Count, c.Profile = gpu.MIG, a.Count, a.Profile
 			}
 		}
+	}
+	if c.Kind == 0 && !r.Empty() {
+		first := r.Containers[0]
+		first.Init = false
+		return ClassOf(gpu.Request{Containers: []gpu.ContainerRequest{first}, Products: r.Products}, milliCPU)
 	}
 	return c
 }
