@@ -3,52 +3,48 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
+	"os"
 
+	"golang.org/x/term"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"weft.sh/weft/pkg/cli"
 	"weft.sh/weft/pkg/playground"
 )
 
-// printMap shows which pod holds what of which GPU, and what is granted in all. It is the one place that renders the
-// placement.
+// printMap shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it, and then the
+// GPUs as `weft top` does.
 func (r *running) printMap(ctx context.Context, cfg *rest.Config) error {
-	p, err := playground.ReadPlacement(ctx, cfg)
-	if p == nil {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
 		return err
 	}
-	// An error beside a placement is about what the placement shows; who checks it is not the map.
-	for _, n := range p.Nodes {
-		fmt.Fprintf(r.progress, "%s  %s\n", n.Name, n.GPUs[0].Device.Product)
-		for _, g := range n.GPUs {
-			fmt.Fprintf(r.progress, "  %d  %s\n", g.Device.Index, holders(g))
-		}
+	objects, err := cli.List(ctx, client, nil)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(r.progress, "GPUs granted: %s\n", playground.Share(p.Granted, p.Capacity))
-	return nil
-}
-
-func holders(g playground.GPUPlacement) string {
-	if len(g.Holders) == 0 {
-		if g.Device.MIG {
-			return "free (MIG)"
+	fmt.Fprintln(r.progress)
+	for _, p := range objects.Pods {
+		if p.Spec.NodeName != "" || p.Spec.SchedulerName != playground.SchedulerName {
+			continue
 		}
-		return "free"
-	}
-	parts := make([]string, len(g.Holders))
-	for i, h := range g.Holders {
-		switch u := h.Use; {
-		case u.Whole:
-			parts[i] = h.Pod + " (whole)"
-		case u.MilliGPU > 0:
-			parts[i] = fmt.Sprintf("%s (%d%%, %d MiB)", h.Pod, u.MilliGPU/10, u.MemoryMiB)
-		default:
-			instances := make([]string, len(u.Instances))
-			for k, i := range u.Instances {
-				instances[k] = i.String()
-			}
-			parts[i] = h.Pod + " (" + strings.Join(instances, ", ") + ")"
+		a := cli.NewAnswer(p, objects, playground.SchedulerName)
+		if len(a.Classes) == 0 {
+			fmt.Fprintf(r.progress, "%s: %s\n", p.Name, a.Message)
+			continue
 		}
+		c := a.Classes[0]
+		fmt.Fprintf(r.progress, "%s cannot run.\n  %s: %s", p.Name, c.Reason, c.Text)
+		if c.Detail != "" {
+			fmt.Fprintf(r.progress, " (%s)", c.Detail)
+		}
+		fmt.Fprintf(r.progress, ", on %s\n  → %s\n", c.Node, c.Advice)
 	}
-	return strings.Join(parts, ", ")
+	fmt.Fprintln(r.progress)
+	opts := cli.MapOptions{Colour: r.progress.Terminal() && os.Getenv("NO_COLOR") == ""}
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && r.progress.Terminal() {
+		opts.Width = width
+	}
+	return cli.RenderMap(r.progress, cli.NewReport(objects, cli.Selection{}), opts)
 }

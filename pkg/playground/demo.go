@@ -96,9 +96,9 @@ const demoTimeout = 45 * time.Second
 // ErrDemo is wrapped by the error of [Cluster.Demo] when a pod is not where it should be.
 var ErrDemo = errors.New("the demo did not end as it should")
 
-// Demo creates the demo's pods on a cluster of DemoNodes, waits until each is bound or reported unschedulable, shows the
-// placement through show and the unschedulable pods with their reason. Its error is nil only when every pod that fits is
-// bound, every other is not, and no GPU is given twice.
+// Demo creates the demo's pods on a cluster of DemoNodes, waits until each is bound or reported unschedulable, and has show
+// print what came of it. Its error is nil only when every pod that fits is bound, every other is not, and no GPU is given
+// twice.
 func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(ctx context.Context, cfg *rest.Config) error) error {
 	ctx, stop := context.WithCancel(c.WhileRunning(ctx))
 	defer stop()
@@ -127,8 +127,6 @@ func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(ctx co
 	if err := show(ctx, cfg); err != nil {
 		return err
 	}
-	progress.Printf("")
-	PrintUnschedulable(progress, tracker.Pods())
 
 	errs := wrong(tracker.Pods(), pods, never)
 	if _, err := ReadPlacement(ctx, cfg); err != nil {

@@ -36,6 +36,9 @@ func NewProgress(out io.Writer) *Progress {
 	return p
 }
 
+// Terminal reports whether a person watches.
+func (p *Progress) Terminal() bool { return p.terminal }
+
 // Show shows the state of the work, unless it was shown a moment ago. A terminal gets a bar for done of total; total 0 is
 // no bar.
 func (p *Progress) Show(done, total int, format string, args ...any) {
