@@ -173,7 +173,8 @@ func TestEveryReasonOfANodeCanBeGiven(t *testing.T) {
 	for _, tc := range []struct{ want, cluster string }{
 		{"NodeUnschedulable", "node a gpus=1 cordoned\npod x/p main=nvidia.com/gpu:1"},
 		{"TaintNotTolerated", "node a gpus=1 taint=k:v:NoExecute\npod x/p main=nvidia.com/gpu:1"},
-		{"NodeAffinityMismatch", "node a gpus=1\npod x/p main=nvidia.com/gpu:1 model=other"},
+		{"NodeAffinityMismatch", "node a gpus=1 label=pool:a\npod x/p main=nvidia.com/gpu:1 select=pool:b"},
+		{"GPUProductMismatch", "node a gpus=1\npod x/p main=nvidia.com/gpu:1 model=other"},
 		{"NoGPU", "node a\npod x/p main=nvidia.com/gpu:1"},
 		{"SharingUnsupported", "node a gpus=1 from=labels\npod x/p main=weft.sh/gpu-percent:1"},
 		{"NoMIGProfile", "node a gpus=1\npod x/p main=nvidia.com/mig-1g.10gb:1"},
@@ -199,7 +200,6 @@ func TestEveryReasonOfANodeCanBeGiven(t *testing.T) {
 	}
 	never := []fit.Reason{
 		fit.InvalidRequest,     // is about the pod
-		fit.GPUProductMismatch, // the selector or affinity that names the model excludes the node first
 		fit.AssignmentConflict, // arises between two decisions
 	}
 	for _, r := range fit.Reasons() {

@@ -35,17 +35,25 @@ func newWanted(pod *v1.Pod, r gpu.Request) *wanted {
 // are judged by the scheduler's own code; the checks around them are those of kube-scheduler's default plugins
 // NodeUnschedulable, TaintToleration, NodeAffinity and NodeResourcesFit, by the same helpers of Kubernetes.
 func (v *view) reject(n *v1.Node, w *wanted) fit.Rejection {
-	if r := rejectNode(n, w); !r.OK() {
+	if r := rejectTainted(n, w); !r.OK() {
 		return r
 	}
-	if r := fit.Explain(v.snapshot.Node(n.Name), w.request); !r.OK() {
+	r := fit.Explain(v.snapshot.Node(n.Name), w.request)
+	if r.Reason == fit.GPUProductMismatch {
+		// A model is chosen by node affinity, so the affinity does not match either; this says better what is wrong.
+		return r
+	}
+	if r := rejectAffinity(n, w); !r.OK() {
+		return r
+	}
+	if !r.OK() {
 		return r
 	}
 	return rejectResources(n, v.loads[n.Name], w)
 }
 
-// rejectNode checks what has nothing to do with what is left on the node.
-func rejectNode(n *v1.Node, w *wanted) fit.Rejection {
+// rejectTainted checks what keeps pods away whatever the node has.
+func rejectTainted(n *v1.Node, w *wanted) fit.Rejection {
 	var quiet klog.Logger // the helpers only log what they cannot parse, and the API server has validated that
 	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
 	if n.Spec.Unschedulable && !corev1helpers.TolerationsTolerateTaint(quiet, w.pod.Spec.Tolerations, &cordon, true) {
@@ -54,9 +62,16 @@ func rejectNode(n *v1.Node, w *wanted) fit.Rejection {
 	if t, untolerated := corev1helpers.FindMatchingUntoleratedTaint(quiet, n.Spec.Taints, w.pod.Spec.Tolerations, keepsAway, true); untolerated {
 		return fit.Rejection{Reason: fit.TaintNotTolerated, Detail: t.ToString()}
 	}
-	if match, err := w.affinity.Match(n); err != nil {
+	return fit.Rejection{}
+}
+
+// rejectAffinity checks the node selector and the required node affinity.
+func rejectAffinity(n *v1.Node, w *wanted) fit.Rejection {
+	match, err := w.affinity.Match(n)
+	switch {
+	case err != nil:
 		return fit.Rejection{Reason: fit.NodeAffinityMismatch, Detail: err.Error()}
-	} else if !match {
+	case !match:
 		return fit.Rejection{Reason: fit.NodeAffinityMismatch, Detail: mismatch(n, w.pod)}
 	}
 	return fit.Rejection{}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -112,17 +114,27 @@ func (c *commandLine) node(name string, labels map[string]string, devices ...gpu
 // pod creates a pod in namespace ml that asks for so much of a resource, on the node with the assignment if there is one.
 func (c *commandLine) pod(name string, ask corev1.ResourceName, amount int64, node, assignment string) *corev1.Pod {
 	c.t.Helper()
-	limits := corev1.ResourceList{ask: *quantity(amount)}
-	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ml", Name: name},
-		Spec: corev1.PodSpec{
-			NodeName: node, SchedulerName: "weft",
-			Containers: []corev1.Container{{Name: "main", Image: "none", Resources: corev1.ResourceRequirements{Limits: limits, Requests: limits}}},
-		},
-	}
+	p := c.template(name, ask, amount)
+	p.Spec.NodeName = node
 	if assignment != "" {
 		p.Annotations = map[string]string{podspec.AnnotationGPUs: assignment}
 	}
+	return c.create(p)
+}
+
+func (c *commandLine) template(name string, ask corev1.ResourceName, amount int64) *corev1.Pod {
+	limits := corev1.ResourceList{ask: *quantity(amount)}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ml", Name: name},
+		Spec: corev1.PodSpec{
+			SchedulerName: "weft",
+			Containers:    []corev1.Container{{Name: "main", Image: "none", Resources: corev1.ResourceRequirements{Limits: limits, Requests: limits}}},
+		},
+	}
+}
+
+func (c *commandLine) create(p *corev1.Pod) *corev1.Pod {
+	c.t.Helper()
 	created, err := c.client.CoreV1().Pods("ml").Create(c.t.Context(), p, metav1.CreateOptions{})
 	if err != nil {
 		c.t.Fatal(err)
@@ -377,6 +389,75 @@ func TestCommandLineOnAnOldAPI(t *testing.T) {
 	decode(t, c.run("top", "-o", "json"), &r)
 	if r.Totals.GPUs != 8 || r.Totals.WholeGPUs != 3 || r.Totals.MixPods != waiting+1 {
 		t.Errorf("%+v: want 8 GPUs, 3 of them whole, from %d pods", r.Totals, waiting+1)
+	}
+}
+
+// TestCommandLineAgreesWithTheScheduler: what the scheduler counts in its message, the command counts too.
+func TestCommandLineAgreesWithTheScheduler(t *testing.T) {
+	cluster := startCluster(t, "a100-mig=1,h100=2,l4=2")
+	cluster.startScheduler()
+	c := &commandLine{t: t, cp: cluster.cp, client: cluster.client}
+	c.kubeconfig = c.as(playground.AdminUser)
+	c.namespace("ml")
+	// One GPU of each H100 node is taken, so that eight are too few; they go to one node unless they are too many for it.
+	c.pod("seven", podspec.ResourceGPU, 7, "", "")
+	eventually(t, time.Minute, func() string {
+		var a cli.Answer
+		decode(t, c.run("why", "-n", "ml", "seven", "-o", "json"), &a)
+		if a.Verdict != cli.VerdictBound || len(a.Holds) != 7 {
+			return fmt.Sprintf("%s, holds %v", a.Verdict, a.Holds)
+		}
+		return ""
+	})
+	c.pod("eight", podspec.ResourceGPU, 8, "", "")
+	c.pod("again", podspec.ResourceGPU, 8, "", "") // one of the two gets the other node
+	c.pod("sixteen", podspec.ResourceGPU, 16, "", "")
+	c.pod("profile", corev1.ResourceName(podspec.MIGResource("1g.35gb")), 1, "", "")
+	c.pod("cpu", corev1.ResourceCPU, 5000, "", "")
+	model := c.template("model", podspec.ResourceGPU, 1)
+	model.Spec.NodeSelector = map[string]string{podspec.LabelProduct: "NVIDIA-H200"}
+	c.create(model)
+	floor := c.template("floor", podspec.ResourceGPUPercent, 10)
+	floor.Annotations = map[string]string{podspec.AnnotationGPUMemory: "96Gi"}
+	c.create(floor)
+
+	counted := regexp.MustCompile(`(\d+) (\w+): `)
+	compared := map[string]bool{}
+	for _, name := range []string{"eight", "again", "sixteen", "profile", "cpu", "model", "floor"} {
+		var a cli.Answer
+		eventually(t, time.Minute, func() string {
+			decode(t, c.run("why", "-n", "ml", name, "-o", "json"), &a)
+			if a.Said == nil {
+				return "the scheduler has not said anything of " + name
+			}
+			return ""
+		})
+		if a.Verdict == cli.VerdictBound {
+			continue
+		}
+		message, _, _ := strings.Cut(a.Said.Message, " preemption:")
+		want := map[string]int{}
+		for _, m := range counted.FindAllStringSubmatch(message, -1) {
+			want[m[2]], _ = strconv.Atoi(m[1])
+		}
+		if strings.Contains(message, " Insufficient cpu") { // of the plugin NodeResourcesFit, which has its own words
+			want["InsufficientCPU"] = a.Nodes
+		}
+		got := map[string]int{}
+		for _, class := range a.Classes {
+			for _, r := range class.Reasons {
+				got[r.Reason] += r.Nodes
+				compared[r.Reason] = true
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-the scheduler +weft why):\n%s\nit said: %s", name, diff, a.Said.Message)
+		}
+	}
+	for _, reason := range []string{"InsufficientGPU", "TooFewGPUs", "NoMIGProfile", "InsufficientCPU", "GPUProductMismatch", "GPUMemoryTooSmall"} {
+		if !compared[reason] {
+			t.Errorf("%s was not compared", reason)
+		}
 	}
 }
 
