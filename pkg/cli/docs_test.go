@@ -48,8 +48,7 @@ func documented(section string) map[string]string {
 // fieldsOf are the JSON fields of a type with their types: nodes[].gpus[].id is a string.
 func fieldsOf(t *testing.T, typ reflect.Type, prefix string, out map[string]string) {
 	t.Helper()
-	for i := range typ.NumField() {
-		f := typ.Field(i)
+	for f := range typ.Fields() {
 		name := f.Tag.Get("json")
 		if name == "" || strings.ContainsAny(name, ",-") {
 			t.Fatalf("field %s of %s: its JSON name is %q: want a plain one, so that no field is ever left out", f.Name, typ.Name(), name)
