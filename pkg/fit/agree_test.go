@@ -112,6 +112,7 @@ func checkScore(t *testing.T, n *cluster.Node, r gpu.Request, cpu CPU, s Strateg
 	if n.Used() {
 		want++
 	}
+	want = want<<leftBits | maxLeft - before.MilliGPU()
 	got := Score(n, r, cpu, s)
 	if got != want || got < 0 || got > MaxScore {
 		t.Errorf("%T: the score is %d; that of the placement %q is %d\n%s", s, got, a, want, describe(n, r))

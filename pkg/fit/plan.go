@@ -217,8 +217,7 @@ func (p *planner) sameState(i, a, b int) bool {
 			return false
 		}
 	}
-	return p.before.GPUs[a] == p.before.GPUs[b] && p.node.GPUs[a].Idle == p.node.GPUs[b].Idle &&
-		(p.takers[a] == 0) == (p.takers[b] == 0)
+	return p.before.GPUs[a] == p.before.GPUs[b] // hence both idle, or neither
 }
 
 // takenByAsk reports whether an earlier unit of the same ask took GPU g.

@@ -112,8 +112,9 @@ func TestMemoAnswersAsWithoutIt(t *testing.T) {
 			requests = append(requests, randomRequest(r))
 		}
 		requests = append(requests, gpu.Request{})
-		for range 30 {
-			n, request := randomNode(r), pick(r, requests)
+		nodes := []*cluster.Node{randomNode(r), randomNode(r), randomNode(r)}
+		for range 60 {
+			n, request := pick(r, nodes), pick(r, requests)
 			cpu := CPU{FreeMilli: int64(r.IntN(8)) * 500, AskMilli: int64(r.IntN(3)) * 1000}
 			memo := m.For(request)
 			if m.For(request) != memo {

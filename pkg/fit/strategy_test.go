@@ -3,6 +3,7 @@ package fit
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 	"testing"
@@ -150,12 +151,26 @@ func TestStrategiesOrderNodes(t *testing.T) {
 			})
 			var got []string
 			for _, s := range all {
-				got = append(got, fmt.Sprintf("%s %d", s.name, s.score))
+				// Without what is left of the node, which the next test is about.
+				got = append(got, fmt.Sprintf("%s %d", s.name, s.score>>leftBits))
 			}
 			if diff := cmp.Diff(tc.want, strings.Join(got, ", ")); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestEquallyGoodNodesGoByWhatIsLeft(t *testing.T) {
+	// Nothing is expected, so the strategy finds all nodes equal.
+	s := Fragmentation{}
+	idle, full, half := left(t, 1000, 1000), left(t, 1000, 200), left(t, 1000, 600)
+	score := func(n *cluster.Node) int64 { return Score(n, asking(share(100)), CPU{}, s) }
+	if !(score(full) > score(half) && score(half) > score(idle)) {
+		t.Errorf("fullest %d, half full %d, idle %d: want that order", score(full), score(half), score(idle))
+	}
+	if got := MaxScore - score(full); got < 0 || bits.Len64(uint64(MaxScore)) != 32 {
+		t.Errorf("MaxScore %d is %d above: want 32 bits", int64(MaxScore), got)
 	}
 }
 
@@ -179,10 +194,10 @@ func TestScoreOfAPodWithoutGPUs(t *testing.T) {
 		"all is lost to a pod that asks for much": {gpus, CPU{4000, math.MaxInt32}, 2*18 + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := Score(tc.node, gpu.Request{}, tc.cpu, s); got != tc.want {
+			if got := Score(tc.node, gpu.Request{}, tc.cpu, s) >> leftBits; got != tc.want {
 				t.Errorf("got %d, want %d", got, tc.want)
 			}
-			if got := NewMemo(s).For(gpu.Request{}).Score(tc.node, tc.cpu); got != tc.want {
+			if got := NewMemo(s).For(gpu.Request{}).Score(tc.node, tc.cpu) >> leftBits; got != tc.want {
 				t.Errorf("the memo says %d, want %d", got, tc.want)
 			}
 		})
@@ -233,6 +248,9 @@ func TestAssignOfSeveralContainers(t *testing.T) {
 		"the larger share first, so that both find room": {
 			left(t, 600, 400), []gpu.ContainerRequest{c("a", share(400)), c("b", share(600))}, "a=g1:400m/40Mi;b=g0:600m/60Mi",
 		},
+		"the larger share first, so that it finds the place that is just right": {
+			left(t, 1000, 700), []gpu.ContainerRequest{c("a", share(300)), c("b", share(700))}, "a=g0:300m/30Mi;b=g1:700m/70Mi",
+		},
 		"whole GPUs before shares": {
 			left(t, 1000, 1000), []gpu.ContainerRequest{c("a", share(400)), c("b", whole(1))}, "a=g1:400m/40Mi;b=g0",
 		},
@@ -244,6 +262,12 @@ func TestAssignOfSeveralContainers(t *testing.T) {
 		},
 		"an init container on what runs later": {
 			left(t, 1000, 1000), []gpu.ContainerRequest{setup(whole(1)), c("a", share(100))}, "~setup=g0;a=g0:100m/10Mi",
+		},
+		"an init container on what runs later, not on the fullest": {
+			left(t, 1000, 500), []gpu.ContainerRequest{setup(share(100)), c("a", whole(1))}, "~setup=g0:100m/10Mi;a=g0",
+		},
+		"an init container on what another one has": {
+			left(t, 1000, 500), []gpu.ContainerRequest{{Name: "first", Init: true, Asks: []gpu.Ask{whole(1)}}, setup(share(100))}, "~first=g0;~setup=g0:100m/10Mi",
 		},
 		"an init container not on what a sidecar holds": {
 			left(t, 1000, 1000),
@@ -286,6 +310,18 @@ func TestAssignOfSeveralContainers(t *testing.T) {
 				t.Errorf("%v: -want +got\n%s", err, diff)
 			}
 		})
+	}
+}
+
+// Both GPUs are the pod's already. To the init container g1 is the fuller one, but what counts is the most that the pod
+// holds at any time, and by that g0 is.
+func TestAnInitContainerIsRatedByTheMostThatThePodHolds(t *testing.T) {
+	r := gpu.Request{Containers: []gpu.ContainerRequest{
+		{Name: "setup", Init: true, Asks: []gpu.Ask{share(100)}}, {Name: "a", Asks: []gpu.Ask{share(900)}}, {Name: "b", Asks: []gpu.Ask{share(150)}},
+	}}
+	a, err := Assign(left(t, 1000, 500), r, CPU{}, BestFit{})
+	if want := "~setup=g0:100m/10Mi;a=g0:900m/90Mi;b=g1:150m/15Mi"; a.String() != want {
+		t.Errorf("got %q and %v, want %q", a, err, want)
 	}
 }
 
