@@ -19,10 +19,14 @@ var ErrDoesNotFit = errors.New("the request does not fit the node")
 // Assign chooses the GPUs of the node for the request, in the strategy's best order. It errs with ErrDoesNotFit when
 // there is no place; what [Check] accepts always has one. An empty request gets the empty assignment.
 //
-// Among GPUs that the strategy rates equal, the lowest index is taken. A request of several asks is searched for with
-// bounded effort, so one with many different shares may be refused on a node that is all but full although a placement
-// exists; a request of one ask never is. An init container is given GPUs that the other containers of the pod will hold,
-// as far as they suit.
+// Among GPUs that the strategy rates equal, the lowest index is taken. A request of one ask is answered exactly. One of
+// several is searched for with bounded effort, so that one with many different shares may be refused on a node that is all
+// but full although a placement exists.
+//
+// An init container is given what the containers after it, or other init containers, hold, as far as it suits. Different
+// MIG instances of a pod lie side by side all the same: an init container is never given one that overlaps what a later
+// container will hold, for the node may make the instances of a pod before its first container starts. Profiles that are
+// withheld must stay possible on GPUs of the models that the request accepts.
 func Assign(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, error) {
 	if r.Empty() {
 		return gpu.Assignment{}, nil

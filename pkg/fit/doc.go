@@ -3,7 +3,7 @@
 // It has three entry points, from cheap to dear:
 //
 //   - [Check]: does the request fit? Run for every node of a cycle (Filter).
-//   - [Scorer.Score]: how good is the node for it? Run for every node that fits.
+//   - [Score]: how good is the node for it? Run for every node that fits.
 //   - [Assign]: which GPUs exactly? Run for the chosen node (Reserve).
 //
 // All three agree: what Check accepts, Assign can place, and Score rates the very placement that Assign makes.

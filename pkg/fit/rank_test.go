@@ -46,7 +46,7 @@ func TestNameKeyIsTheHashThatItSaysItIs(t *testing.T) {
 }
 
 func TestRankIsOneOrderWhateverTheInputOrder(t *testing.T) {
-	rounds(t, 300, func(t *testing.T, r *rand.Rand) {
+	rounds(t, 150, func(t *testing.T, r *rand.Rand) {
 		n := r.IntN(150)
 		scoreOf := map[string]int64{}
 		var names []string
@@ -103,7 +103,7 @@ func TestRankOfEqualNodesDoesNotDependOnOthers(t *testing.T) {
 }
 
 func TestMemoAnswersAsWithoutIt(t *testing.T) {
-	rounds(t, 300, func(t *testing.T, r *rand.Rand) {
+	rounds(t, 150, func(t *testing.T, r *rand.Rand) {
 		s := []Strategy{Fragmentation{Mix: randomMix(r)}, BestFit{}, Spread{}}[r.IntN(3)]
 		m := NewMemo(s)
 		// Few requests and nodes that change, so that answers are found again, for other nodes and at other times.
@@ -131,7 +131,7 @@ func TestMemoAnswersAsWithoutIt(t *testing.T) {
 }
 
 func TestCPUKeyTellsApartWhatTheRatingDoes(t *testing.T) {
-	rounds(t, 300, func(t *testing.T, r *rand.Rand) {
+	rounds(t, 150, func(t *testing.T, r *rand.Rand) {
 		n := randomNode(r)
 		for _, s := range []Strategy{Fragmentation{Mix: randomMix(r)}, BestFit{}, Spread{}} {
 			seen := map[int64]Rating{}

@@ -313,15 +313,30 @@ func TestAssignOfSeveralContainers(t *testing.T) {
 	}
 }
 
-// Both GPUs are the pod's already. To the init container g1 is the fuller one, but what counts is the most that the pod
-// holds at any time, and by that g0 is.
+// Both GPUs are the pod's already. What counts is the most that the pod holds of each at any time: neither what the init
+// container leaves while it runs, nor what the others leave afterwards.
 func TestAnInitContainerIsRatedByTheMostThatThePodHolds(t *testing.T) {
-	r := gpu.Request{Containers: []gpu.ContainerRequest{
-		{Name: "setup", Init: true, Asks: []gpu.Ask{share(100)}}, {Name: "a", Asks: []gpu.Ask{share(900)}}, {Name: "b", Asks: []gpu.Ask{share(150)}},
-	}}
-	a, err := Assign(left(t, 1000, 500), r, CPU{}, BestFit{})
-	if want := "~setup=g0:100m/10Mi;a=g0:900m/90Mi;b=g1:150m/15Mi"; a.String() != want {
-		t.Errorf("got %q and %v, want %q", a, err, want)
+	tests := map[string]struct {
+		left        []int64
+		setup, a, b int64
+		want        string
+	}{
+		"while it runs g1 is the fuller one, at most g0 is": {
+			[]int64{1000, 500}, 100, 900, 150, "~setup=g0:100m/10Mi;a=g0:900m/90Mi;b=g1:150m/15Mi",
+		},
+		"afterwards g0 is the fuller one, at most g1 is": {
+			[]int64{1000, 650}, 400, 700, 310, "~setup=g1:400m/40Mi;a=g0:700m/70Mi;b=g1:310m/31Mi",
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := gpu.Request{Containers: []gpu.ContainerRequest{
+				{Name: "setup", Init: true, Asks: []gpu.Ask{share(tc.setup)}}, {Name: "a", Asks: []gpu.Ask{share(tc.a)}}, {Name: "b", Asks: []gpu.Ask{share(tc.b)}},
+			}}
+			if a, err := Assign(left(t, tc.left...), r, CPU{}, BestFit{}); a.String() != tc.want {
+				t.Errorf("got %q and %v, want %q", a, err, tc.want)
+			}
+		})
 	}
 }
 
