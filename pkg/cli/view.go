@@ -88,21 +88,6 @@ func (v *view) mix(schedulerName string) (fit.Mix, int) {
 
 // fragments measures what is left of a node and how much of that the mix is expected to find of no use, both in micro-GPU.
 func fragments(n *cluster.Node, freeMilliCPU int64, m fit.Mix) (free, fragmented int64) {
-	p := probe{Strategy: fit.Fragmentation{Mix: m}, mix: m}
-	fit.Score(n, gpu.Request{}, fit.CPU{FreeMilli: freeMilliCPU}, &p)
-	return p.free, p.fragmented
-}
-
-// probe is a strategy that rates nothing: it only looks at a node as strategies see it, so that what is reported is
-// measured as the scheduler measures it. For one goroutine.
-type probe struct {
-	fit.Strategy
-	mix              fit.Mix
-	free, fragmented int64
-}
-
-// Rate implements fit.Strategy.
-func (p *probe) Rate(before, _ *fit.View, _ int) fit.Rating {
-	p.free, p.fragmented = before.MilliGPU()*1000, p.mix.FragmentMicroGPU(before)
-	return fit.Rating{}
+	v := fit.NewView(n, freeMilliCPU)
+	return v.MilliGPU() * 1000, m.FragmentMicroGPU(v)
 }

@@ -121,7 +121,7 @@ func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 // Nodes of equal score are put in one fixed order that has nothing to do with the cluster: that of a hash of their names.
 // Filling nodes in a fixed order packs; picking at random among equals, as the framework does when totals are equal,
 // costs 5 points of allocation on the openb trace. The least capacity left goes before that order because the framework
-// shows only some of the nodes of a large cluster to each pod: a fixed order over ever other nodes loses half a point.
+// shows each pod only some of the nodes of a large cluster, and a fixed order alone then packs half a point worse.
 func Rank(names []string, scores []int64) []int64 {
 	// A key is the score, inverted, above the hash of the name: ascending keys are the order.
 	const hashBits = 32

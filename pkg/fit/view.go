@@ -30,6 +30,13 @@ type Left struct {
 	Slices int
 }
 
+// NewView is what is left of the node, which may be nil, with so much CPU left. The caller owns it.
+func NewView(n *cluster.Node, milliCPU int64) *View {
+	v := new(View)
+	viewOf(v, n, milliCPU)
+	return v
+}
+
 // viewOf writes what is left of the node into v, reusing its memory.
 func viewOf(v *View, n *cluster.Node, milliCPU int64) {
 	v.MilliCPU, v.GPUs, v.Used = milliCPU, v.GPUs[:0], false
