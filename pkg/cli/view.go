@@ -9,7 +9,6 @@ import (
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
-	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/inventory"
 	"weft.sh/weft/pkg/podspec"
 )
