@@ -85,6 +85,9 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 
 // sign condenses what decisions depend on of the devices.
 func sign(devices []gpu.Device) string {
+	if len(devices) == 0 {
+		return "" // as the zero Inventory
+	}
 	h := sha256.New()
 	for _, d := range devices {
 		fmt.Fprintf(h, "%q %d %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.MIG, d.Instances)
@@ -437,6 +440,9 @@ func (n *Node) CanGive(p Pod) error {
 			}
 			state = state.With(inst)
 		}
+	}
+	if with.IdleGPUs < without.IdleGPUs && with.IdleGPUs < with.Withheld.GPUs {
+		return fmt.Errorf("node %s withholds %d idle GPUs for pods that nobody knows the GPUs of", n.Name, with.Withheld.GPUs)
 	}
 	return nil
 }

@@ -411,6 +411,27 @@ func TestCanGive(t *testing.T) {
 	}
 }
 
+func TestCanGiveKeepsWhatIsWithheld(t *testing.T) {
+	foreign := wants("foreign", gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: gpu.Whole, Count: 2}}})
+	n := NewNode("n", inventory(plain(0, 100), plain(1, 100), plain(2, 100), plain(3, 100)), []Pod{foreign, holds(t, "there", "c=g0:10m/1Mi")})
+	withholds := "node n withholds 2 idle GPUs for pods that nobody knows the GPUs of"
+	for text, want := range map[string]string{
+		"c=g3": "<nil>", "c=g2,g3": withholds, "c=g1:1m/1Mi;d=g2": withholds, "c=g0:10m/1Mi": "<nil>", "": "<nil>",
+	} {
+		if got := fmt.Sprint(n.CanGive(holds(t, "pod", text))); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+	// The pod whose GPUs become known is given them.
+	if err := n.CanGive(holds(t, "foreign", "c=g1,g2,g3")); err != nil {
+		t.Error(err)
+	}
+	// Where too few are idle anyway, shares of the others can still be given.
+	if err := n.With(holds(t, "more", "c=g1,g2,g3")).CanGive(holds(t, "pod", "c=g0:10m/1Mi")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPodEqual(t *testing.T) {
 	ask := gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: gpu.Whole, Count: 1}}}
 	other := gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: gpu.Whole, Count: 2}}}

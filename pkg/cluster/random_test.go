@@ -294,6 +294,9 @@ func TestSignatureDoesNotDependOnNamesAndIDs(t *testing.T) {
 	if a.Signature != b.Signature {
 		t.Errorf("%x and %x", a.Signature, b.Signature)
 	}
+	if a, b := NewNode("a", Inventory{}, nil), NewNode("b", NewInventory(SourceLabels, nil, "p"), nil); a.Signature != b.Signature {
+		t.Errorf("without GPUs: %x and %x", a.Signature, b.Signature)
+	}
 }
 
 func TestAGPUThatComesBackIsInUseAgain(t *testing.T) {

@@ -39,7 +39,7 @@ func rounds(t *testing.T, n int, f func(t *testing.T, r *rand.Rand)) {
 // that placement.
 func TestCheckAssignAndScoreAgreeWithTryingAllWays(t *testing.T) {
 	counted := map[string]int{}
-	rounds(t, 2000, func(t *testing.T, r *rand.Rand) {
+	rounds(t, 1500, func(t *testing.T, r *rand.Rand) {
 		n := randomNode(r)
 		request := requestFor(r, n)
 		cpu := CPU{FreeMilli: int64(r.IntN(5)) * 1000, AskMilli: int64(r.IntN(3)) * 1000}
@@ -73,7 +73,7 @@ func TestCheckAssignAndScoreAgreeWithTryingAllWays(t *testing.T) {
 		}
 	})
 	t.Log(counted)
-	if counted["Fits"] < 400 && !testing.Short() {
+	if counted["Fits"] < 300 && !testing.Short() {
 		t.Errorf("only %d requests fit: the test says little", counted["Fits"])
 	}
 }

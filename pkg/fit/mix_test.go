@@ -222,7 +222,7 @@ func dumbUseless(n *cluster.Node, milliCPU int64, c Class) int64 {
 
 func TestFragmentAgreesWithTheDefinition(t *testing.T) {
 	some := 0
-	rounds(t, 1500, func(t *testing.T, r *rand.Rand) {
+	rounds(t, 1000, func(t *testing.T, r *rand.Rand) {
 		n := randomNode(r)
 		counts := map[Class]int64{}
 		for range r.IntN(12) {
