@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/metrics"
 	"weft.sh/weft/pkg/podspec"
 )
@@ -31,7 +34,7 @@ func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, 
 	if err != nil {
 		return fwk.AsStatus(err)
 	}
-	a, err := fit.Assign(c.node(pl.snapshot, nodeName), c.request, c.cpu(nodeInfo), c.memo.Strategy())
+	a, err := pl.assign(c, pod, nodeInfo)
 	if err == nil {
 		err = pl.shared.cache.Assume(nodeName, cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a))
 	}
@@ -42,6 +45,29 @@ func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, 
 	}
 	c.assignment = a
 	return nil
+}
+
+// assign chooses the GPUs: such that the pods that are nominated to the node and go before this one still find theirs, as
+// Filter made sure that they can.
+func (pl *Plugin) assign(c *cycle, pod *v1.Pod, nodeInfo fwk.NodeInfo) (gpu.Assignment, error) {
+	name := nodeInfo.Node().Name
+	n := c.node(pl.snapshot, name)
+	crowded := n
+	for _, nominated := range pl.handle.NominatedPodsForNode(name) {
+		p := nominated.GetPod()
+		if n == nil || p.UID == pod.UID || corev1helpers.PodPriority(p) < corev1helpers.PodPriority(pod) {
+			continue
+		}
+		if _, there := n.Pod(string(p.UID)); !there {
+			crowded = withNominated(crowded, p)
+		}
+	}
+	if crowded != n {
+		if a, err := fit.Assign(crowded, c.request, c.cpu(nodeInfo), c.memo.Strategy()); err == nil {
+			return a, nil
+		}
+	}
+	return fit.Assign(n, c.request, c.cpu(nodeInfo), c.memo.Strategy())
 }
 
 // Unreserve implements fwk.ReservePlugin. A pod whose binding may have succeeded keeps its GPUs until that is known.
@@ -85,14 +111,19 @@ func (pl *Plugin) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, n
 }
 
 // refused reports whether the API server answered that it did not do it. Everything else (a timeout, a broken connection,
-// an internal error) leaves open whether it did.
+// an internal error) leaves open whether it did; and so does a conflict, for the API server answers 409 to a Binding
+// whatever the error of its storage, a write to etcd that timed out included (BindingREST.assignPod).
 func refused(err error) bool {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
+	if !errors.As(err, &status) || apierrors.IsTimeout(err) {
 		return false
 	}
-	code := status.Status().Code
-	return code >= 400 && code < 500 && !apierrors.IsTimeout(err)
+	switch code := status.Status().Code; code {
+	case http.StatusRequestTimeout, http.StatusConflict:
+		return false
+	default:
+		return code >= 400 && code < 500
+	}
 }
 
 // askBound finds out whether a binding succeeded whose answer is lost. If nobody can tell, the pod keeps its GPUs for a
@@ -110,6 +141,8 @@ func (pl *Plugin) askBound(pod *v1.Pod, nodeName, text string, cause error) erro
 		return nil
 	case err == nil && now.Spec.NodeName != "":
 		return cause // bound by somebody else; the informer will show where
+	case err == nil && now.DeletionTimestamp != nil:
+		return cause // the API server binds no pod that is being deleted, and a write from before would now conflict
 	}
 	pl.shared.cache.Suspect(string(pod.UID), pl.now().Add(bindingGrace))
 	return fmt.Errorf("the API server did not say whether it succeeded: %w", cause)

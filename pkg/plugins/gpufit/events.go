@@ -45,11 +45,11 @@ func (pl *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint,
 }
 
 func (pl *Plugin) isSchedulableAfterPodDeleted(_ klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
+	pl.shared.tracker.Refresh(oldObj)
 	deleted, ok := oldObj.(*v1.Pod)
 	if !ok {
-		return fwk.Queue, nil // a tombstone without a pod: something is gone
+		return fwk.Queue, nil // a tombstone: something is gone
 	}
-	pl.shared.tracker.Refresh(deleted)
 	if r, err := podspec.Request(deleted); err == nil && r.Empty() {
 		return fwk.QueueSkip, nil // held no GPU; what else it held concerns other plugins
 	}
@@ -57,11 +57,11 @@ func (pl *Plugin) isSchedulableAfterPodDeleted(_ klog.Logger, pod *v1.Pod, oldOb
 }
 
 func (pl *Plugin) isSchedulableAfterNodeChange(_ klog.Logger, pod *v1.Pod, _, newObj any) (fwk.QueueingHint, error) {
+	pl.shared.tracker.Refresh(newObj)
 	node, ok := newObj.(*v1.Node)
 	if !ok {
 		return fwk.Queue, nil
 	}
-	pl.shared.tracker.Refresh(node)
 	return pl.fitsNow(pod, node.Name), nil
 }
 
@@ -69,7 +69,8 @@ func (pl *Plugin) isSchedulableAfterResourceSliceChange(_ klog.Logger, pod *v1.P
 	slice, ok := newObj.(*resourceapi.ResourceSlice)
 	if !ok {
 		if slice, ok = oldObj.(*resourceapi.ResourceSlice); !ok {
-			return fwk.Queue, nil
+			pl.shared.tracker.Refresh(oldObj)
+			return fwk.Queue, nil // a tombstone: something is gone
 		}
 	}
 	if slice.Spec.Driver != inventory.Driver || slice.Spec.NodeName == nil {

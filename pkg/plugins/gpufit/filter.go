@@ -66,19 +66,26 @@ func (pl *Plugin) AddPod(_ context.Context, state fwk.CycleState, _ *v1.Pod, toA
 	if before == nil {
 		return nil
 	}
-	if held, ok := before.Pod(string(pod.UID)); ok {
-		c.setNode(c.node(pl.snapshot, name).With(held))
-		return nil
-	}
-	r, err := podspec.Request(pod)
-	if err != nil || r.Empty() {
-		return nil
-	}
 	n := c.node(pl.snapshot, name)
-	if a, err := fit.Assign(n, r, fit.CPU{}, nil); err == nil {
-		c.setNode(n.With(cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a)))
+	if held, ok := before.Pod(string(pod.UID)); ok {
+		c.setNode(n.With(held))
+	} else {
+		c.setNode(withNominated(n, pod))
 	}
 	return nil
+}
+
+// withNominated is the node as it would be with the pod on it, the node itself when it cannot take the pod.
+func withNominated(n *cluster.Node, pod *v1.Pod) *cluster.Node {
+	r, err := podspec.Request(pod)
+	if err != nil || r.Empty() {
+		return n
+	}
+	a, err := fit.Assign(n, r, fit.CPU{}, nil)
+	if err != nil {
+		return n
+	}
+	return n.With(cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a))
 }
 
 // RemovePod implements fwk.PreFilterExtensions: the node as it would be without the pod.
@@ -100,14 +107,17 @@ func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nod
 		return status
 	}
 	reason := c.memo.Check(c.node(pl.snapshot, nodeInfo.Node().Name))
-	if reason != fit.Fits {
-		metrics.Rejected(reason)
+	if reason == fit.Fits {
+		return nil
 	}
-	return statuses[reason]
+	metrics.Rejected(reason)
+	// A copy, for the framework writes the plugin's name into it, from many goroutines at once.
+	own := *statuses[reason]
+	return &own
 }
 
-// statuses are made once: a pod that fits nowhere in a large cluster needs thousands. The message has no figures of the
-// node, so that the framework counts equal reasons together in the pod's event; `weft why` has the figures.
+// statuses are made once, to be copied: a pod that fits nowhere in a large cluster needs thousands. The message has no
+// figures of the node, so that the framework counts equal reasons together in the pod's event; `weft why` has the figures.
 var statuses = func() map[fit.Reason]*fwk.Status {
 	out := map[fit.Reason]*fwk.Status{}
 	for _, r := range fit.Reasons() {

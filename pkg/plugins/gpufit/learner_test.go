@@ -1,0 +1,172 @@
+package gpufit
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"weft.sh/weft/pkg/apis/config"
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// mixOf is the mix of the pods that the learner has counted, as it would be with these and no others.
+func mixOf(t *testing.T, pods ...*v1.Pod) fit.Mix {
+	t.Helper()
+	counts := map[fit.Class]int64{}
+	for _, p := range pods {
+		r, err := podspec.Request(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[fit.ClassOf(r, podspec.MilliCPU(p))]++
+	}
+	return fit.NewMix(counts)
+}
+
+var unexported = cmp.Exporter(allUnexported)
+
+func created(n int64) func(*v1.Pod) {
+	return func(p *v1.Pod) { p.CreationTimestamp = metav1.Unix(n, 0) }
+}
+
+func by(scheduler string) func(*v1.Pod) {
+	return func(p *v1.Pod) { p.Spec.SchedulerName = scheduler }
+}
+
+func TestEachPodIsCountedOnce(t *testing.T) {
+	gated := func(p *v1.Pod) {
+		p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonSchedulingGated}}
+	}
+	r := newRig(t, "{}")
+	r.addNode("a", devices("a", "H100", 1)...)
+	p, q, c := pod("p", whole(8)), pod("q", percent(20), gated), pod("c")
+	r.cycleOf(p)
+	r.cycleOf(pod("p", whole(8), tried))
+	r.cycleOf(pod("p", whole(8), tried))
+	r.cycleOf(q)
+	r.cycleOf(c)
+	// What has no meaning is no request to expect.
+	r.pl.PreFilter(t.Context(), framework.NewCycleState(), pod("bad", percent(0)), nil)
+	if diff := cmp.Diff(mixOf(t, p, q, c), r.pl.learner.recent.Mix(), unexported); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestTheLearnerStartsWithWhatWasThereOldestFirst(t *testing.T) {
+	r := newRig(t, `{"mixWindow":16}`)
+	r.addNode("a", devices("a", "H100", 1)...)
+	var want []*v1.Pod
+	// 20 pods for a window of 16, oldest last in every order that a store could have: the first four are forgotten.
+	for i := range int64(20) {
+		p := pod(string(rune('z'-i)), percent(1+i), created(1000+i), on("a", ""))
+		r.store(p)
+		if i >= 4 {
+			want = append(want, p)
+		}
+	}
+	first := pod("first", percent(99), tried) // seen before: not counted anew
+	r.cycleOf(first)
+	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// The seed is taken once.
+	r.store(pod("late", percent(77), on("a", ""), created(5000)))
+	r.cycleOf(first)
+	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+		t.Errorf("after another cycle (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhichPodsTheLearnerStartsWith(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pod  *v1.Pod
+		want bool
+	}{
+		"bound":                              {pod("x", whole(1), on("a", "main=a-0")), true},
+		"bound by another scheduler":         {pod("x", whole(1), on("a", ""), by("default-scheduler")), true},
+		"tried before":                       {pod("x", whole(1), tried), true},
+		"not tried yet: its turn comes":      {pod("x", whole(1)), false},
+		"without GPUs, of ours":              {pod("x", on("a", "")), true},
+		"without GPUs, of another scheduler": {pod("x", on("a", ""), by("default-scheduler")), false},
+		"without a meaning":                  {pod("x", percent(0), on("a", "")), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "{}")
+			r.store(tc.pod)
+			r.cycleOf(pod("p", whole(7), tried))
+			var want []*v1.Pod
+			if tc.want {
+				want = append(want, tc.pod)
+			}
+			if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheSameSeedInAnyOrder(t *testing.T) {
+	same := time.Unix(1000, 0)
+	var pods []*v1.Pod
+	for i := range int64(40) { // all of one second: only the UID orders them
+		pods = append(pods, pod(string(rune('A'+i)), percent(1+i), on("a", ""), created(same.Unix())))
+	}
+	forward := newLearner(&config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
+	forward.seed(pods, "weft")
+	backward := newLearner(&config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
+	for i, j := 0, len(pods)-1; i < j; i, j = i+1, j-1 {
+		pods[i], pods[j] = pods[j], pods[i]
+	}
+	backward.seed(pods, "weft")
+	if diff := cmp.Diff(forward.recent.Mix(), backward.recent.Mix(), unexported); diff != "" {
+		t.Errorf("the order of the list decides:\n%s", diff)
+	}
+}
+
+func TestOnlyAStrategyThatLearnsForgetsItsScores(t *testing.T) {
+	for strategy, learns := range map[string]bool{"fragmentation": true, "bestfit": false, "spread": false} {
+		l := newLearner(&config.GPUFitArgs{Strategy: strategy, MixWindow: 16})
+		before := l.current()
+		l.observe(fit.Class{Count: 1, MilliGPU: 500})
+		if changed := l.current() != before; changed != learns {
+			t.Errorf("%s: a new memo after a request: %t, want %t", strategy, changed, learns)
+		}
+	}
+}
+
+// TestProfilesShareTheStateAndNothingElse: what one profile assumes the other sees, each with a snapshot and a strategy of
+// its own.
+func TestProfilesShareTheStateAndNothingElse(t *testing.T) {
+	r := newRig(t, `{"strategy":"bestfit"}`)
+	packs, spreads := r.pl, r.profile(`{"strategy":"spread"}`)
+	if packs.shared != spreads.shared || packs.shared.cache == nil {
+		t.Fatal("two profiles have two caches")
+	}
+	if packs.snapshot == spreads.snapshot || packs.learner == spreads.learner {
+		t.Fatal("two profiles share what is their own")
+	}
+	r.addNode("a", devices("a", "H100", 2)...)
+	r.reserve(pod("x", percent(50)), "a")
+	r.pl = spreads
+	r.reserve(pod("y", percent(50)), "a")
+	r.pl = packs
+	state := r.reserve(pod("z", percent(50)), "a")
+	want := map[string]string{"ns/x": "main=a-0:500m/40000Mi", "ns/y": "main=a-1:500m/40000Mi", "ns/z": "main=a-0:500m/40000Mi"}
+	if diff := cmp.Diff(want, r.held("a")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	packs.Unreserve(t.Context(), state, pod("z"), "a")
+	r.pl = spreads
+	if got := r.filter(r.cycleOf(pod("w", percent(50))), pod("w"), "a"); got != "" {
+		t.Errorf("the other profile does not see that z gave back: %q", got)
+	}
+	// One profile's requests are not the other's mix.
+	if packs.learner.recent.Mix().Len() == 0 || spreads.learner.recent.Mix().Len() == 0 {
+		t.Error("a profile has counted nothing")
+	}
+}
