@@ -8,6 +8,9 @@ package podspec
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +45,7 @@ func Request(pod *v1.Pod) (gpu.Request, error) {
 	}
 	var r gpu.Request
 	usesShare, usesFloor := false, false
-	add := func(c *v1.Container, init bool) error {
+	err = eachContainer(pod, func(c *v1.Container, init bool) error {
 		asks, err := containerAsks(c, count, floor)
 		if err != nil || len(asks) == 0 {
 			return err
@@ -53,19 +56,9 @@ func Request(pod *v1.Pod) (gpu.Request, error) {
 		}
 		r.Containers = append(r.Containers, gpu.ContainerRequest{Name: c.Name, Init: init, Asks: asks})
 		return nil
-	}
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		// A restartable init container is a sidecar: it runs on beside the others.
-		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
-		if err := add(c, !sidecar); err != nil {
-			return gpu.Request{}, err
-		}
-	}
-	for i := range pod.Spec.Containers {
-		if err := add(&pod.Spec.Containers[i], false); err != nil {
-			return gpu.Request{}, err
-		}
+	})
+	if err != nil {
+		return gpu.Request{}, err
 	}
 	if v, ok := pod.Annotations[AnnotationGPUCount]; ok && !usesShare {
 		return gpu.Request{}, &InvalidError{"annotation " + AnnotationGPUCount, v, "a container that asks for " + ResourceGPUPercent + ", or no such annotation"}
@@ -73,10 +66,83 @@ func Request(pod *v1.Pod) (gpu.Request, error) {
 	if v, ok := pod.Annotations[AnnotationGPUMemory]; ok && !usesFloor {
 		return gpu.Request{}, &InvalidError{"annotation " + AnnotationGPUMemory, v, "a container that asks for " + ResourceGPUPercent + " or " + ResourceGPU + ", or no such annotation"}
 	}
-	if !r.Empty() {
-		r.Products = products(pod)
+	if r.Empty() {
+		return r, nil
+	}
+	if r.Products, err = products(pod); err != nil {
+		return gpu.Request{}, err
 	}
 	return r, nil
+}
+
+// eachContainer calls f with the pod's containers in the order in which they start, until it errs. A restartable init
+// container is a sidecar: it runs on beside the others and is not init.
+func eachContainer(pod *v1.Pod, f func(c *v1.Container, init bool) error) error {
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+		if err := f(c, !sidecar); err != nil {
+			return err
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if err := f(&pod.Spec.Containers[i], false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Estimate is what a pod may be holding whose Request is an error, for it was bound all the same, by somebody else: its
+// resources without its annotations, a GPU for every percentage begun up to 100. What cannot be counted is left out.
+func Estimate(pod *v1.Pod) gpu.Request {
+	var r gpu.Request
+	_ = eachContainer(pod, func(c *v1.Container, init bool) error {
+		whole := 0
+		var instances []gpu.Ask
+		for name, q := range resources(c) {
+			count := int(min(max(q.Value(), 0), gpu.MaxCount))
+			switch profile := migProfile(name); {
+			case name == ResourceGPU:
+				whole += count
+			case name == ResourceGPUPercent:
+				whole += (count + 99) / 100
+			case count > 0 && gpu.ValidProfile(profile) && MIGResource(profile) == name:
+				instances = append(instances, gpu.Ask{Kind: gpu.MIG, Count: count, Profile: profile})
+			}
+		}
+		var asks []gpu.Ask
+		if whole > 0 {
+			asks = append(asks, gpu.Ask{Kind: gpu.Whole, Count: min(whole, gpu.MaxCount)})
+		}
+		if asks = append(asks, instances...); len(asks) > 0 {
+			r.Containers = append(r.Containers, gpu.ContainerRequest{Name: c.Name, Init: init, Asks: asks})
+		}
+		return nil
+	})
+	return r
+}
+
+// resources are the amounts that the container asks for, by the names of the resources, sorted.
+func resources(c *v1.Container) iter.Seq2[string, resource.Quantity] {
+	amounts := maps.Clone(c.Resources.Limits)
+	if amounts == nil {
+		amounts = v1.ResourceList{}
+	}
+	maps.Copy(amounts, c.Resources.Requests)
+	return func(yield func(string, resource.Quantity) bool) {
+		for _, name := range slices.Sorted(maps.Keys(amounts)) {
+			if !yield(string(name), amounts[name]) {
+				return
+			}
+		}
+	}
+}
+
+// wholeNumber is the quantity if it is a whole number, however it is written (2, 2.0, 2000m).
+func wholeNumber(q resource.Quantity) (n int64, ok bool) {
+	n = q.Value() // rounded up, and anything when it is too large
+	return n, q.Cmp(*resource.NewQuantity(n, resource.DecimalSI)) == 0
 }
 
 // PendingRequest is Request for a pod that is not bound yet: it also refuses a pod that comes with an assignment of its own.
@@ -87,24 +153,43 @@ func PendingRequest(pod *v1.Pod) (gpu.Request, error) {
 	return Request(pod)
 }
 
+const mebibyte = 1 << 20
+
+// The floors on memory that are accepted; the larger is gpu.MaxMemoryMiB.
+var (
+	minFloor = *resource.NewQuantity(mebibyte, resource.BinarySI)
+	maxFloor = *resource.NewQuantity(gpu.MaxMemoryMiB*mebibyte, resource.BinarySI)
+)
+
+// longExponent is that of a quantity which takes seconds to parse, or all memory: 1e99999999 is written out in full.
+var longExponent = regexp.MustCompile(`[eE][+-]?0*[1-9][0-9]{2}`)
+
+// parseMemory reads a quantity that anybody can write into a pod.
+func parseMemory(s string) (resource.Quantity, bool) {
+	if len(s) > 64 || longExponent.MatchString(s) {
+		return resource.Quantity{}, false
+	}
+	q, err := resource.ParseQuantity(s)
+	return q, err == nil
+}
+
 // annotations reads the count of GPUs per share (1 where there is none) and the floor in MiB (0 where there is none).
 func annotations(pod *v1.Pod) (count int, floorMiB int64, err error) {
 	count = 1
 	if v, ok := pod.Annotations[AnnotationGPUCount]; ok {
 		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > MaxGPUCount {
+		if err != nil || n < 1 || n > MaxGPUCount || strconv.Itoa(n) != v {
 			return 0, 0, &InvalidError{"annotation " + AnnotationGPUCount, clip(v), fmt.Sprintf("a whole number from 1 to %d", MaxGPUCount)}
 		}
 		count = n
 	}
 	if v, ok := pod.Annotations[AnnotationGPUMemory]; ok {
-		q, err := resource.ParseQuantity(v)
-		bytes, exact := q.AsInt64()
-		if err != nil || !exact || bytes <= 0 || bytes > 1<<50 {
-			return 0, 0, &InvalidError{"annotation " + AnnotationGPUMemory, clip(v), "a positive amount of memory such as 10Gi"}
+		q, ok := parseMemory(v)
+		// Less than the unit of the inventory is a forgotten suffix: 10 is ten bytes.
+		if !ok || q.Cmp(minFloor) < 0 || q.Cmp(maxFloor) > 0 {
+			return 0, 0, &InvalidError{"annotation " + AnnotationGPUMemory, clip(v), "a quantity from 1Mi to 1Pi, such as 10Gi"}
 		}
-		const mebibyte = 1 << 20
-		floorMiB = (bytes + mebibyte - 1) / mebibyte // rounded up: it is a floor
+		floorMiB = (q.Value() + mebibyte - 1) / mebibyte // rounded up: it is a floor
 	}
 	return count, floorMiB, nil
 }
@@ -113,23 +198,9 @@ func annotations(pod *v1.Pod) (count int, floorMiB int64, err error) {
 func containerAsks(c *v1.Container, count int, floorMiB int64) ([]gpu.Ask, error) {
 	var asks []gpu.Ask
 	var kinds []string
-	var names []string
-	for name := range c.Resources.Requests {
-		names = append(names, string(name))
-	}
-	for name := range c.Resources.Limits {
-		if _, ok := c.Resources.Requests[name]; !ok {
-			names = append(names, string(name))
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		q, ok := c.Resources.Requests[v1.ResourceName(name)]
-		if !ok {
-			q = c.Resources.Limits[v1.ResourceName(name)]
-		}
+	for name, q := range resources(c) {
 		field := fmt.Sprintf("container %q: %s", c.Name, name)
-		whole, exact := q.AsInt64()
+		whole, exact := wholeNumber(q)
 		switch {
 		case name == ResourceGPUPercent:
 			if !exact || whole < 1 || whole > 100 {
@@ -146,11 +217,11 @@ func containerAsks(c *v1.Container, count int, floorMiB int64) ([]gpu.Ask, error
 			asks = append(asks, gpu.Ask{Kind: gpu.Whole, Count: int(whole), MemoryMiB: floorMiB})
 		case strings.HasPrefix(name, ResourceMIGPrefix):
 			profile := migProfile(name)
-			if !gpu.ValidProfile(profile) {
+			if !gpu.ValidProfile(profile) || MIGResource(profile) != name {
 				return nil, &InvalidError{field, q.String(), "a resource named after a MIG profile, such as " + ResourceMIGPrefix + "1g.10gb"}
 			}
-			if !exact || whole < 0 || whole > MaxGPUCount*gpu.MaxMemorySlices {
-				return nil, &InvalidError{field, q.String(), "a whole number, 1 or more"}
+			if !exact || whole < 0 || whole > gpu.MaxCount {
+				return nil, &InvalidError{field, q.String(), fmt.Sprintf("a whole number from 1 to %d", gpu.MaxCount)}
 			}
 			if whole == 0 {
 				continue
@@ -193,36 +264,48 @@ func MIGResource(profile string) string {
 }
 
 // products are the GPU models that the pod's node selector and required node affinity leave, sorted; nil when they leave
-// all. Terms of an affinity are alternatives: a term that does not speak of the model admits every model. Only In is
-// read; other operators restrict the nodes, which is done elsewhere, but say nothing that can be listed.
-func products(pod *v1.Pod) []string {
+// all, an error when they leave none. Terms of an affinity are alternatives: a term that does not speak of the model
+// admits every model. Only In is read; other operators restrict the nodes, which is done elsewhere, but say nothing that
+// can be listed.
+func products(pod *v1.Pod) ([]string, error) {
+	selected, hasSelected := pod.Spec.NodeSelector[LabelProduct]
+	admitted := affinityProducts(pod)
 	var out []string
-	restrict := func(values []string) {
-		if out == nil {
-			out = slices.Clone(values)
-		} else {
-			out = slices.DeleteFunc(out, func(v string) bool { return !slices.Contains(values, v) })
-		}
+	switch {
+	case !hasSelected && admitted == nil:
+		return nil, nil
+	case !hasSelected:
+		out = admitted
+	case admitted == nil || slices.Contains(admitted, selected):
+		out = []string{selected}
 	}
-	if v, ok := pod.Spec.NodeSelector[LabelProduct]; ok {
-		restrict([]string{v})
-	}
-	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		var union []string
-		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-			values := termProducts(term)
-			if values == nil {
-				union = nil
-				break
-			}
-			union = append(union, values...)
+	if len(out) == 0 {
+		e := &InvalidError{"required node affinity on " + LabelProduct, strings.Join(admitted, ", "), "at least one GPU model that fulfils all of a term"}
+		if hasSelected {
+			e.Want = fmt.Sprintf("%q among them, which is the node selector", selected)
 		}
-		if union != nil {
-			restrict(union)
-		}
+		return nil, e
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return out, nil
+}
+
+// affinityProducts are the models that the terms of the required node affinity admit, sorted and each once; nil when
+// they admit all.
+func affinityProducts(pod *v1.Pod) []string {
+	a := pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	union := []string{}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		values := termProducts(term)
+		if values == nil {
+			return nil
+		}
+		union = append(union, values...)
+	}
+	slices.Sort(union)
+	return slices.Compact(union)
 }
 
 // termProducts are the models that one term admits, nil when it admits all.
@@ -233,7 +316,7 @@ func termProducts(term v1.NodeSelectorTerm) []string {
 			continue
 		}
 		if out == nil {
-			out = slices.Clone(e.Values)
+			out = append([]string{}, e.Values...)
 		} else {
 			out = slices.DeleteFunc(out, func(v string) bool { return !slices.Contains(e.Values, v) })
 		}

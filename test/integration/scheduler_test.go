@@ -105,7 +105,7 @@ func TestTheSchedulerRefusesWhatHasNoMeaning(t *testing.T) {
 		"percent-and-whole":  {playground.Pod{Percent: 50, GPUs: 1}, nil, `container "main" is "nvidia.com/gpu and weft.sh/gpu-percent": want weft.sh/gpu-percent alone`},
 		"count-alone":        {playground.Pod{GPUs: 1}, annotate(podspec.AnnotationGPUCount, "2"), `annotation weft.sh/gpu-count is "2": want a container that asks for weft.sh/gpu-percent`},
 		"count-65":           {playground.Pod{Percent: 5}, annotate(podspec.AnnotationGPUCount, "65"), `annotation weft.sh/gpu-count is "65": want a whole number from 1 to 64`},
-		"memory-lots":        {playground.Pod{Percent: 5}, annotate(podspec.AnnotationGPUMemory, "lots"), `annotation weft.sh/gpu-memory is "lots": want a positive amount of memory such as 10Gi`},
+		"memory-lots":        {playground.Pod{Percent: 5}, annotate(podspec.AnnotationGPUMemory, "lots"), `annotation weft.sh/gpu-memory is "lots": want a quantity from 1Mi to 1Pi, such as 10Gi`},
 		"memory-of-no-gpu":   {playground.Pod{Percent: 5, GPUMemory: "200Gi"}, nil, "GPUMemoryTooSmall: no GPU has the memory asked for"},
 		"profile-of-no-gpu":  {playground.Pod{MIGProfile: "1g.11gb", MIGCount: 1}, nil, "NoMIGProfile: no GPU offers the MIG profile"},
 		"profile-misspelt":   {playground.Pod{MIGProfile: "huge", MIGCount: 1}, nil, `want a resource named after a MIG profile, such as nvidia.com/mig-1g.10gb`},
