@@ -21,7 +21,7 @@ var (
 	}, []string{"reason"})
 	bindingsUnknown = metrics.NewCounter(&metrics.CounterOpts{
 		Name:           "weft_bindings_unknown_total",
-		Help:           "Bindings whose answer was lost, so that the API server had to be asked whether they succeeded.",
+		Help:           "Bindings whose answer was lost or left it open, so that the API server had to be asked whether they succeeded.",
 		StabilityLevel: metrics.ALPHA,
 	})
 
@@ -107,7 +107,12 @@ func (c *nodesCollector) CollectWithStability(ch chan<- metrics.Metric) {
 				healthy = 0
 			}
 			gauge(gpuHealthy, healthy, labels...)
-			for _, inst := range g.Used {
+			for k, inst := range g.Used {
+				// Pods that hold the same place, a conflict, are still one series: a second would make the whole scrape fail.
+				// Used is sorted by start and profile.
+				if k > 0 && g.Used[k-1].Profile == inst.Profile && g.Used[k-1].Start == inst.Start {
+					continue
+				}
 				gauge(instanceAssigned, 1, n.Name, string(g.ID), inst.Profile, strconv.Itoa(inst.Start))
 			}
 		}
