@@ -282,7 +282,7 @@ func TestHintAfterPodUpdated(t *testing.T) {
 		"a lower floor":                    {pod("w", percent(5), annotate(podspec.AnnotationGPUMemory, "9Gi")), pod("w", percent(5), annotate(podspec.AnnotationGPUMemory, "1Gi")), fwk.Queue},
 		"fewer GPUs":                       {pod("w", percent(5), annotate(podspec.AnnotationGPUCount, "9")), pod("w", percent(5), annotate(podspec.AnnotationGPUCount, "2")), fwk.Queue},
 		"the spoofed assignment is gone":   {pod("w", whole(1), spoofed), pod("w", whole(1)), fwk.Queue},
-		"an assignment is spoofed":         {pod("w", whole(1)), pod("w", whole(1), spoofed), fwk.QueueSkip},
+		"an assignment is spoofed":         {pod("w", percent(5)), pod("w", whole(1), spoofed), fwk.QueueSkip},
 		"still without a meaning":          {pod("w", percent(101)), pod("w", percent(102)), fwk.QueueSkip},
 		"other models":                     {pod("w", whole(1), products("L4")), pod("w", whole(1), products("H100")), fwk.Queue},
 		"a new object that is not a pod":   {pod("w", whole(1)), node("n"), fwk.Queue},

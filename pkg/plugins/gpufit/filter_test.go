@@ -240,17 +240,17 @@ func TestPreemptionSimulatesOnACloneOfTheState(t *testing.T) {
 	add(two, x)
 	is("with both again", two, full)
 	is("the original, after all that", state, full)
-	// The pod that comes back holds the same GPU, not any: y's GPU stays the one that is free.
+	// The pod that comes back holds the same GPU, not the first that would do: x's stays the one that is free.
 	three := state.Clone()
 	remove(three, x)
 	remove(three, y)
-	add(three, x)
+	add(three, y)
 	c, status := readCycle(three)
 	if status != nil {
 		t.Fatal(status)
 	}
-	if n := c.node(r.pl.snapshot, "a"); n.GPUs[0].Idle || !n.GPUs[1].Idle {
-		t.Errorf("x came back to another GPU than it held: %+v", n.GPUs)
+	if n := c.node(r.pl.snapshot, "a"); !n.GPUs[0].Idle || n.GPUs[1].Idle {
+		t.Errorf("y came back to another GPU than it held: %+v", n.GPUs)
 	}
 	if diff := cmp.Diff(map[string]string{"ns/x": "main=a-0:600m/48000Mi", "ns/y": "main=a-1:600m/48000Mi"}, r.held("a")); diff != "" {
 		t.Errorf("the cache saw the simulation:\n%s", diff)

@@ -244,21 +244,21 @@ func TestReserveLeavesNominatedPodsTheirGPU(t *testing.T) {
 		"one that goes after it has to see":                 {[]*v1.Pod{pod("n", whole(1), priority(-10))}, "main=a-1:400m/32000Mi"},
 		"it is itself nominated":                            {[]*v1.Pod{pod("p", percent(40))}, "main=a-1:400m/32000Mi"},
 		"what is nominated fits nowhere anyhow":             {[]*v1.Pod{pod("n", whole(2), priority(10))}, "main=a-1:400m/32000Mi"},
-		"what is nominated is on the node already":          {[]*v1.Pod{pod("x", percent(50), priority(10))}, "main=a-1:400m/32000Mi"},
-		"with all nominated it does not fit: as without":    {[]*v1.Pod{pod("n", whole(1), priority(10)), pod("o", percent(50), priority(10))}, "main=a-1:400m/32000Mi"},
+		"what is nominated is on the node already":          {[]*v1.Pod{pod("x", percent(60), priority(10))}, "main=a-1:400m/32000Mi"},
+		"with all nominated it does not fit: as without":    {[]*v1.Pod{pod("n", whole(1), priority(10)), pod("o", percent(40), priority(10))}, "main=a-1:400m/32000Mi"},
 		"what is nominated has no meaning":                  {[]*v1.Pod{pod("n", percent(101), priority(10))}, "main=a-1:400m/32000Mi"},
 		"what is nominated leaves the choice, spread takes": {[]*v1.Pod{pod("n", percent(10), priority(10))}, "main=a-1:400m/32000Mi"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, `{"strategy":"spread"}`)
 			r.addNode("a", devices("a", "H100", 2)...)
-			r.see(pod("x", percent(50), on("a", "main=a-0:500m/40000Mi")))
+			r.see(pod("x", percent(60), on("a", "main=a-0:600m/48000Mi")))
 			for _, n := range tc.nominated {
 				r.nominated["a"] = append(r.nominated["a"], info(t, n))
 			}
 			p := pod("p", percent(40))
 			r.reserve(p, "a")
-			want := map[string]string{"ns/x": "main=a-0:500m/40000Mi", "ns/p": tc.want}
+			want := map[string]string{"ns/x": "main=a-0:600m/48000Mi", "ns/p": tc.want}
 			if diff := cmp.Diff(want, r.held("a")); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

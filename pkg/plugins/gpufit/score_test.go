@@ -8,6 +8,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"weft.sh/weft/pkg/fit"
 )
 
 // scores are raw and normalized scores of the nodes, in the order given.
@@ -123,5 +126,14 @@ func TestNormalizeScoreOfNoNodes(t *testing.T) {
 	r := newRig(t, "{}")
 	if status := r.pl.NormalizeScore(t.Context(), nil, pod("p"), nil); !status.IsSuccess() {
 		t.Error(status)
+	}
+}
+
+func TestTheCPUThatCountsIsWhatOtherPodsLeave(t *testing.T) {
+	ni := framework.NewNodeInfo(pod("x"), pod("y"))
+	ni.SetNode(node("a"))
+	c := &cycle{milliCPU: 250}
+	if diff := cmp.Diff(fit.CPU{FreeMilli: 63_000, AskMilli: 250}, c.cpu(ni)); diff != "" {
+		t.Error(diff)
 	}
 }
