@@ -55,7 +55,7 @@ func TestReserveConflictIsAnErrorAndLeavesNothing(t *testing.T) {
 
 // publish replaces the slices of a node of H100 by one with its first GPU ill, or without GPUs.
 func (r *rig) publish(name string, generation int64, ill bool) {
-	var d = devices(name, "H100", 1)
+	d := devices(name, "H100", 1)
 	d[0].Unhealthy = true
 	if !ill {
 		d = nil
