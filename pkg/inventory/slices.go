@@ -1,7 +1,10 @@
 package inventory
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -91,10 +94,12 @@ func published(d gpu.Device) []resourceapi.Device {
 			capMemory: {Value: *resource.NewQuantity(d.MemoryMiB*mebibyte, resource.BinarySI)},
 		},
 	}}
-	for _, i := range d.Instances {
-		name := strings.NewReplacer(".", "-", "+", "-").Replace(i.Profile)
+	for k, i := range d.Instances {
+		if slices.Contains(d.Instances[:k], i) {
+			continue
+		}
 		out = append(out, resourceapi.Device{
-			Name: fmt.Sprintf("gpu-%d-%s-%d-%d", d.Index, name, i.Start, i.Size),
+			Name: fmt.Sprintf("gpu-%d-%s-%d-%d", d.Index, profileInName.Replace(i.Profile), i.Start, i.Size),
 			Attributes: map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{
 				attrType: str(typeMIG), attrParentUUID: str(string(d.ID)), attrProfile: str(i.Profile),
 				attrStart: integer(i.Start), attrSize: integer(i.Size),
@@ -103,6 +108,9 @@ func published(d gpu.Device) []resourceapi.Device {
 	}
 	return out
 }
+
+// profileInName writes a profile as a part of a DNS label, every profile differently: there are 1g.24gb+me and 1g.24gb-me.
+var profileInName = strings.NewReplacer(".", "-", "-", "--", "+", "---")
 
 func str(s string) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{StringValue: &s} }
 
@@ -116,6 +124,10 @@ func integer(i int) resourceapi.DeviceAttribute {
 // FromSlices is what the slices of one node say, in any order. Slices of other drivers are ignored. Without a slice of
 // the driver the inventory is the zero one.
 func FromSlices(all []*resourceapi.ResourceSlice) cluster.Inventory {
+	// In one order, so that the outcome does not depend on that of the arguments, however contradictory they are.
+	all = slices.SortedStableFunc(slices.Values(all), func(a, b *resourceapi.ResourceSlice) int {
+		return cmp.Or(strings.Compare(a.Spec.Pool.Name, b.Spec.Pool.Name), strings.Compare(a.Name, b.Name))
+	})
 	pools := map[string][]*resourceapi.ResourceSlice{}
 	for _, s := range all {
 		if s.Spec.Driver != Driver {
@@ -135,10 +147,17 @@ func FromSlices(all []*resourceapi.ResourceSlice) cluster.Inventory {
 	}
 	var problems []string
 	var devices []resourceapi.Device
-	for name, pool := range pools {
-		if want := pool[0].Spec.Pool.ResourceSliceCount; int64(len(pool)) != want {
-			problems = append(problems, fmt.Sprintf("pool %q: generation %d has %d of %d ResourceSlices",
-				name, pool[0].Spec.Pool.Generation, len(pool), want))
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		pool := pools[name]
+		want := pool[0].Spec.Pool.ResourceSliceCount
+		problem := ""
+		if int64(len(pool)) != want {
+			problem = fmt.Sprintf("has %d of %d ResourceSlices", len(pool), want)
+		} else if slices.ContainsFunc(pool, func(s *resourceapi.ResourceSlice) bool { return s.Spec.Pool.ResourceSliceCount != want }) {
+			problem = "has ResourceSlices that disagree on their number"
+		}
+		if problem != "" {
+			problems = append(problems, fmt.Sprintf("pool %q: generation %d %s", name, pool[0].Spec.Pool.Generation, problem))
 			continue
 		}
 		for _, s := range pool {
@@ -175,7 +194,8 @@ func parseDevices(devices []resourceapi.Device) (out []gpu.Device, problems []st
 			bad(d, a.err)
 			continue
 		}
-		if _, twice := byUUID[g.ID]; !twice {
+		// Of several with one id the lowest index will count, see cluster.NewInventory.
+		if other, twice := byUUID[g.ID]; !twice || out[other].Index > g.Index {
 			byUUID[g.ID] = len(out)
 		}
 		out = append(out, g)
@@ -194,6 +214,8 @@ func parseDevices(devices []resourceapi.Device) (out []gpu.Device, problems []st
 			a.err = fmt.Errorf("its GPU %q is not published", a.string(attrParentUUID))
 		case !out[parent].MIG:
 			a.err = fmt.Errorf("its GPU %q is not in MIG mode", out[parent].ID)
+		case slices.Contains(out[parent].Instances, inst):
+			a.err = fmt.Errorf("its GPU %q has %s already", out[parent].ID, inst)
 		default:
 			a.err = inst.Validate()
 		}
@@ -248,7 +270,7 @@ func (a *attributes) int(name string) int {
 	case v.IntValue == nil:
 		a.fail(name, "is not an int")
 		return 0
-	case *v.IntValue < 0 || *v.IntValue > 1<<20:
+	case *v.IntValue < 0 || *v.IntValue > gpu.MaxIndex:
 		a.fail(name, fmt.Sprintf("is %d: want 0 or more, and no more than any node has", *v.IntValue))
 		return 0
 	}
@@ -272,8 +294,12 @@ func (a *attributes) memoryMiB() int64 {
 	if !ok {
 		c, ok = a.device.Capacity[Driver+"/"+capMemory]
 	}
-	if !ok {
-		a.fail(capMemory, "is missing from the capacity")
+	switch {
+	case a.err != nil:
+	case !ok:
+		a.err = errors.New("capacity memory is missing")
+	case c.Value.Cmp(*resource.NewQuantity(gpu.MaxMemoryMiB*mebibyte, resource.BinarySI)) > 0:
+		a.err = fmt.Errorf("capacity memory is %s: want what a GPU can have", c.Value.String())
 	}
 	return c.Value.Value() / mebibyte
 }

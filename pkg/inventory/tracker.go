@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -48,8 +49,13 @@ func NewTracker(factory informers.SharedInformerFactory, c *weftcache.Cache, wit
 	var errs []error
 	register := func(informer cache.SharedIndexInformer, handle func(obj any)) {
 		r, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    handle,
-			UpdateFunc: func(_, obj any) { handle(obj) },
+			AddFunc: handle,
+			UpdateFunc: func(old, obj any) {
+				if !sameObject(old, obj) {
+					handle(old)
+				}
+				handle(obj)
+			},
 			DeleteFunc: handle,
 		})
 		t.registrations = append(t.registrations, r)
@@ -69,6 +75,14 @@ func NewTracker(factory informers.SharedInformerFactory, c *weftcache.Cache, wit
 		register(informer, t.Refresh)
 	}
 	return t, errors.Join(errs...)
+}
+
+// sameObject reports whether both are states of one object. An informer that missed a deletion shows another object of the
+// same name as an update.
+func sameObject(a, b any) bool {
+	x, errX := meta.Accessor(a)
+	y, errY := meta.Accessor(b)
+	return errX == nil && errY == nil && x.GetUID() == y.GetUID()
 }
 
 // WaitForSync waits until everything that existed when the informers started is in the cache. It errs when the context
@@ -152,6 +166,7 @@ func (t *Tracker) refreshPod(seen *v1.Pod) {
 				"node", pod.Spec.NodeName, "reason", err.Error())
 		}
 		if p.Assignment.Empty() && p.Unplaced.Empty() {
+			t.cache.Forget(p.UID)
 			return
 		}
 		t.cache.Confirm(pod.Spec.NodeName, p)
@@ -159,12 +174,12 @@ func (t *Tracker) refreshPod(seen *v1.Pod) {
 }
 
 // Holding is what a bound pod holds. The error says why its assignment is not known; the pod then counts with what it asks
-// for, on no GPU in particular.
+// for, as far as that can be told, on no GPU in particular.
 func Holding(pod *v1.Pod) (cluster.Pod, error) {
 	name := pod.Namespace + "/" + pod.Name
 	request, err := podspec.Request(pod)
 	if err != nil {
-		return cluster.NewUnplacedPod(string(pod.UID), name, request), err
+		return cluster.NewUnplacedPod(string(pod.UID), name, podspec.Estimate(pod)), err
 	}
 	a, err := podspec.Assignment(pod, request)
 	if err != nil {
