@@ -19,6 +19,13 @@ const about = `weft-playground runs a Kubernetes cluster on this machine: a real
 (KWOK) that publish their inventory, the manifests that Weft ships, and the real weft-scheduler. It listens on
 127.0.0.1 only, needs neither root nor containers, and leaves nothing behind.`
 
+// lacks says what somebody who knows Kubernetes would look for in vain.
+const lacks = `The playground has no controller manager, no default scheduler and no kubelet:
+  - create Pods with schedulerName: weft, not Deployments or Jobs, of which no pods would come
+  - pods are bound and shown as running, and nothing runs: kubectl logs and kubectl exec do not work
+  - a namespace that is deleted is not emptied, and the pods of a node that is deleted stay
+  - the Deployment weft-scheduler shows 0/2, for here the scheduler runs as a process`
+
 // newCommand is the command line; out gets the results and the progress.
 func newCommand(out io.Writer) *cobra.Command {
 	root := &cobra.Command{
@@ -64,12 +71,15 @@ func newUp(out io.Writer) *cobra.Command {
 		Use:   "up",
 		Short: "Start a cluster and leave it running until Ctrl-C",
 		Long: `Starts a cluster and prints how to reach it. It runs until Ctrl-C, and everything in it is gone afterwards; with --dir
-the logs stay.
+the logs stay. weft-scheduler is started again when it ends, so that it can be killed to see what comes of it.
+
+` + lacks + `
 
 The nodes are either of the shapes below (--nodes) or those of a list of Alibaba's openb trace (--openb-nodes: columns
 sn,cpu_milli,memory_mib,gpu,model). With --openb-pods the pods of a list of that trace are created too (columns
 name,cpu_milli,memory_mib,num_gpu,gpu_milli and, where the list has it, gpu_spec), and pods bound per second and the
-allocation reached are shown. A share of a GPU that is no whole percent is rounded up.
+allocation reached are shown. A share of a GPU that is no whole percent is rounded up. The lists are those of Alibaba's
+cluster-trace-gpu-v2023: https://github.com/alibaba/clusterdata, folder cluster-trace-gpu-v2023.
 
 Shapes:
 ` + shapeTable(),
@@ -186,12 +196,18 @@ func interrupted(ctx context.Context, err error) error {
 
 // up is the work of the command of that name.
 func (o *options) up(ctx context.Context, r *running) error {
+	kubeconfig, err := r.cluster.ControlPlane.Kubeconfig(playground.AdminUser)
+	if err != nil {
+		return err
+	}
 	switch {
 	case o.workload:
+		r.printAccess(kubeconfig)
 		if err := r.place(ctx, playground.DemoPods(), true); err != nil {
 			return err
 		}
 	case len(r.pods.Pods) > 0:
+		r.printAccess(kubeconfig)
 		if r.pods.Rounded > 0 {
 			r.progress.Printf("%d of %d pods ask for a share that is no whole percent; it is rounded up", r.pods.Rounded, len(r.pods.Pods))
 		}
@@ -202,19 +218,8 @@ func (o *options) up(ctx context.Context, r *running) error {
 	if o.exit {
 		return nil
 	}
-	kubeconfig, err := r.cluster.ControlPlane.Kubeconfig(playground.AdminUser)
-	if err != nil {
-		return err
-	}
-	r.progress.Printf(`
-The cluster is up; logs are in %s. Try it from another terminal:
-
-  export KUBECONFIG=%s
-  kubectl get nodes -L nvidia.com/gpu.product,nvidia.com/gpu.count
-  kubectl apply -f manifests/examples/fraction.yaml
-  kubectl get pods -o custom-columns='NAME:.metadata.name,NODE:.spec.nodeName,GPUS:.metadata.annotations.weft\.sh/gpus'
-
-Ctrl-C stops it.`, r.cluster.ControlPlane.Dir(), kubeconfig)
+	r.printAccess(kubeconfig)
+	r.progress.Printf("%s\n\nCtrl-C stops it.", lacks)
 	select {
 	case <-ctx.Done():
 		r.progress.Printf("stopping")
@@ -222,6 +227,21 @@ Ctrl-C stops it.`, r.cluster.ControlPlane.Dir(), kubeconfig)
 	case <-r.cluster.Done():
 		return r.cluster.Err()
 	}
+}
+
+// printAccess says how to reach the cluster. It stands before a workload, which may take minutes that are worth watching,
+// and once more where the reader ends up.
+func (r *running) printAccess(kubeconfig string) {
+	r.progress.Printf(`
+The cluster is up; logs are in %s. Try it from another terminal:
+
+  export KUBECONFIG=%s
+  kubectl get nodes -L nvidia.com/gpu.product,nvidia.com/gpu.count
+  kubectl apply -f manifests/examples/fraction.yaml
+  bin/weft top            # a map of the GPUs
+  bin/weft top -o wide    # every GPU and who holds it
+  bin/weft why POD        # why a pod waits, or where it is
+`, r.cluster.ControlPlane.Dir(), kubeconfig)
 }
 
 // place runs a workload and says what came of it.
