@@ -17,11 +17,12 @@ import (
 var profiles = []string{"1g.6gb", "1g.6gb+me", "2g.12gb", "2g.12gb+me", "4g.24gb", "1g.10gb", "3g.40gb"}
 
 func showState(s mig.State) string {
-	out := fmt.Sprintf("%b", s.Used())
+	var out strings.Builder
+	fmt.Fprintf(&out, "%b", s.Used())
 	for _, p := range profiles {
-		out += fmt.Sprintf(" %d/%d", mig.FreePlacements(s, p), mig.Usable(s, p))
+		fmt.Fprintf(&out, " %d/%d", mig.FreePlacements(s, p), mig.Usable(s, p))
 	}
-	return out
+	return out.String()
 }
 
 // inventories are the states that the reports of the node of these tests go through: GPUs vanish, turn sick, are smaller

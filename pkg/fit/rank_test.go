@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -188,13 +189,13 @@ func TestDecisionsFromManyGoroutinesAtOnce(t *testing.T) {
 	}
 	m := NewMemo(Fragmentation{Mix: randomMix(r)})
 	answers := func() string {
-		out := ""
+		var out strings.Builder
 		for i, n := range nodes {
 			memo := m.For(requests[i])
 			a, _ := Assign(n, requests[i], CPU{}, m.strategy)
-			out += fmt.Sprintln(memo.Check(n), memo.Score(n, CPU{}), a, Score(n, requests[i], CPU{}, Spread{}))
+			fmt.Fprintln(&out, memo.Check(n), memo.Score(n, CPU{}), a, Score(n, requests[i], CPU{}, Spread{}))
 		}
-		return out
+		return out.String()
 	}
 	want := answers()
 	var wg sync.WaitGroup

@@ -136,24 +136,25 @@ func (w *world) want(lines ...string) {
 func show(nodes []*cluster.Node) []string {
 	var out []string
 	for _, n := range nodes {
-		line := n.Name + ":"
+		var line strings.Builder
+		line.WriteString(n.Name + ":")
 		for i := range n.GPUs {
 			g := &n.GPUs[i]
-			line += fmt.Sprintf(" %s %d", g.ID, g.FreeMilliGPU)
+			fmt.Fprintf(&line, " %s %d", g.ID, g.FreeMilliGPU)
 			if g.MIG {
-				line += fmt.Sprintf(" of %d places", len(g.Instances))
+				fmt.Fprintf(&line, " of %d places", len(g.Instances))
 			}
 		}
 		if n.Withheld.GPUs+len(n.Withheld.Profiles) > 0 {
-			line += fmt.Sprintf("; withheld %d %v", n.Withheld.GPUs, n.Withheld.Profiles)
+			fmt.Fprintf(&line, "; withheld %d %v", n.Withheld.GPUs, n.Withheld.Profiles)
 		}
 		for _, p := range n.Pods {
-			line += fmt.Sprintf("; %s of %s holds %q", p.UID, p.Name, p.Assignment)
+			fmt.Fprintf(&line, "; %s of %s holds %q", p.UID, p.Name, p.Assignment)
 		}
 		if len(n.Inventory.Problems) > 0 {
-			line += fmt.Sprintf("; %q", n.Inventory.Problems)
+			fmt.Fprintf(&line, "; %q", n.Inventory.Problems)
 		}
-		out = append(out, line)
+		out = append(out, line.String())
 	}
 	return out
 }

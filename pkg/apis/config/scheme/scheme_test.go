@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/utils/ptr"
 
 	"weft.sh/weft/pkg/apis/config"
 	"weft.sh/weft/pkg/apis/config/v1"
@@ -135,10 +134,10 @@ func TestRoundTrip(t *testing.T) {
 
 func TestDefaultsFillInWhatWasLeftOutOnly(t *testing.T) {
 	tests := map[string]struct{ args, want v1.GPUFitArgs }{
-		"nothing was given":  {v1.GPUFitArgs{}, v1.GPUFitArgs{Strategy: ptr.To("fragmentation"), MixWindow: ptr.To[int32](2048)}},
-		"all was given":      {v1.GPUFitArgs{Strategy: ptr.To("spread"), MixWindow: ptr.To[int32](16)}, v1.GPUFitArgs{Strategy: ptr.To("spread"), MixWindow: ptr.To[int32](16)}},
-		"a zero was given":   {v1.GPUFitArgs{Strategy: ptr.To(""), MixWindow: ptr.To[int32](0)}, v1.GPUFitArgs{Strategy: ptr.To(""), MixWindow: ptr.To[int32](0)}},
-		"the strategy alone": {v1.GPUFitArgs{Strategy: ptr.To("bestfit")}, v1.GPUFitArgs{Strategy: ptr.To("bestfit"), MixWindow: ptr.To[int32](2048)}},
+		"nothing was given":  {v1.GPUFitArgs{}, v1.GPUFitArgs{Strategy: new("fragmentation"), MixWindow: new(int32(2048))}},
+		"all was given":      {v1.GPUFitArgs{Strategy: new("spread"), MixWindow: new(int32(16))}, v1.GPUFitArgs{Strategy: new("spread"), MixWindow: new(int32(16))}},
+		"a zero was given":   {v1.GPUFitArgs{Strategy: new(""), MixWindow: new(int32(0))}, v1.GPUFitArgs{Strategy: new(""), MixWindow: new(int32(0))}},
+		"the strategy alone": {v1.GPUFitArgs{Strategy: new("bestfit")}, v1.GPUFitArgs{Strategy: new("bestfit"), MixWindow: new(int32(2048))}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -157,7 +156,7 @@ func TestDefaultsAreValid(t *testing.T) {
 }
 
 func TestCopiesShareNothing(t *testing.T) {
-	versioned := &v1.GPUFitArgs{Strategy: ptr.To("spread"), MixWindow: ptr.To[int32](16)}
+	versioned := &v1.GPUFitArgs{Strategy: new("spread"), MixWindow: new(int32(16))}
 	clone := versioned.DeepCopy()
 	*clone.Strategy, *clone.MixWindow = "bestfit", 17
 	if *versioned.Strategy != "spread" || *versioned.MixWindow != 16 {
