@@ -158,6 +158,24 @@ func (o *options) run(ctx context.Context, out io.Writer, do func(context.Contex
 		return err
 	}
 	r := &running{progress: playground.NewProgress(out)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.progress.Closed():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := o.runCluster(ctx, r, do)
+	if closed := r.progress.Err(); closed != nil {
+		return fmt.Errorf("stopped, because nobody reads the output: %w", closed)
+	}
+	return err
+}
+
+// runCluster is run without the end of the output.
+func (o *options) runCluster(ctx context.Context, r *running, do func(context.Context, *running) error) error {
 	var err error
 	if o.openbNodes != "" {
 		r.nodes, r.pods, err = playground.LoadOpenb(o.openbNodes, o.openbPods, o.pods)

@@ -24,11 +24,25 @@ func main() {
 	// What the client library would log between our lines (a watch that it starts again) concerns nobody here; what does
 	// comes back as an error.
 	klog.SetLogger(klog.Logger{})
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal stops the cluster in order, a second one the program; its children end with it.
-	context.AfterFunc(ctx, stop)
+	ctx, stop := untilSignal()
+	defer stop()
 	if err := newCommand(os.Stdout).ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "weft-playground: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// untilSignal is a context that ends with the first signal that asks for the end: the cluster is then stopped in order. A
+// second Ctrl-C or SIGTERM ends the program at once, and its children with it. SIGHUP comes more than once when a terminal
+// is closed (from the kernel and from the shell), so another one changes nothing; and as SIGPIPE would end the program when
+// nobody reads its output any more, it is caught: the write fails, and whoever wrote stops in order too.
+func untilSignal() (context.Context, context.CancelFunc) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	hangup := context.Background()
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		hangup, _ = signal.NotifyContext(hangup, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(hangup, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -166,6 +167,30 @@ func TestProgress(t *testing.T) {
 	want := "\r" + half + "a long line" + "\r" + full + "short      " + "\r" + strings.Repeat(" ", len(full)+5) + "\rdone\n"
 	if got := b.String(); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// noReader is an output whose reader has ended.
+type noReader struct{ writes int }
+
+func (w *noReader) Write([]byte) (int, error) {
+	w.writes++
+	return 0, syscall.EPIPE
+}
+
+func TestProgressThatNobodyReads(t *testing.T) {
+	w := &noReader{}
+	p := NewProgress(w)
+	select {
+	case <-p.Closed():
+		t.Error("closed before anything was written")
+	default:
+	}
+	p.Printf("first")
+	<-p.Closed()
+	p.Printf("second")
+	if err := p.Err(); !errors.Is(err, syscall.EPIPE) || w.writes != 1 {
+		t.Errorf("got %v after %d writes, want EPIPE and no second one", err, w.writes)
 	}
 }
 

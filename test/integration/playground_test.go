@@ -256,8 +256,8 @@ type up struct {
 	children []int
 }
 
-// startUp starts "weft-playground up" with one node and waits until it says that the cluster is up.
-func startUp(t *testing.T) *up {
+// newUp is "weft-playground up" with one node, to be started, and what it prints.
+func newUp(t *testing.T) (*up, io.ReadCloser) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a kube-apiserver; not with -short")
@@ -270,6 +270,13 @@ func startUp(t *testing.T) *up {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return u, out
+}
+
+// startUp starts "weft-playground up" and waits until it says that the cluster is up.
+func startUp(t *testing.T) *up {
+	t.Helper()
+	u, out := newUp(t)
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -335,13 +342,52 @@ func (u *up) nothingLeft(t *testing.T) {
 	}
 }
 
-func TestUpEndsOnInterrupt(t *testing.T) {
-	u := startUp(t)
-	if err := u.cmd.Process.Signal(os.Interrupt); err != nil {
+func TestPlaygroundUpEndsOnSignal(t *testing.T) {
+	for name, sig := range map[string]os.Signal{"Ctrl-C": os.Interrupt, "the terminal is closed": syscall.SIGHUP} {
+		t.Run(name, func(t *testing.T) {
+			u := startUp(t)
+			if err := u.cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			// A shell that ends sends it once more.
+			if sig == syscall.SIGHUP {
+				_ = u.cmd.Process.Signal(sig)
+			}
+			if err := u.cmd.Wait(); err != nil {
+				t.Errorf("%v: %s", err, u.stderr.String())
+			}
+			u.nothingLeft(t)
+		})
+	}
+}
+
+// TestPlaygroundUpEndsWithItsReader is "weft-playground up | head -2".
+func TestPlaygroundUpEndsWithItsReader(t *testing.T) {
+	u, out := newUp(t)
+	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.cmd.Wait(); err != nil {
-		t.Errorf("%v: %s", err, u.stderr.String())
+	t.Cleanup(func() { _ = u.cmd.Process.Kill() })
+	lines := bufio.NewScanner(out)
+	for range 2 {
+		if !lines.Scan() {
+			t.Fatalf("it ended too early: %v", u.cmd.Wait())
+		}
+	}
+	u.children = childrenOf(t, u.cmd.Process.Pid)
+	if len(u.children) < 2 {
+		t.Errorf("%d children, want etcd and kube-apiserver at least", len(u.children))
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := u.cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("got %v, want exit code 1", err)
+	}
+	if want := "stopped, because nobody reads the output"; !strings.Contains(u.stderr.String(), want) {
+		t.Errorf("got %q, want %q", u.stderr.String(), want)
 	}
 	u.nothingLeft(t)
 }
