@@ -41,7 +41,7 @@ func TestTheMostHopefulNodeSpeaksForItsClass(t *testing.T) {
 	want := Class{
 		Products: []string{"NVIDIA-H100-80GB-HBM3"}, GPUsPerNode: 8, GPUMemoryMiB: 81559, Sharing: true, Source: "slices", Taints: []string{},
 		Nodes: 3, Fitting: []string{}, Reason: "InsufficientGPU", Text: "too few idle GPUs",
-		Detail: "asks for 8 whole GPUs; 2 of 8 GPUs would do", Node: "a", Advice: "wait for a pod to end, or add nodes",
+		Detail: "asks for 8 whole GPUs; 4 of 8 GPUs would do", Node: "b", Advice: "wait for a pod to end, or add nodes",
 		Event: "a pod giving back GPUs or other resources", Resolvable: true,
 		Reasons: []ReasonCount{{"InsufficientGPU", 2}, {"NodeUnschedulable", 1}},
 	}

@@ -150,16 +150,17 @@ func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 		}
 		classes[id].add(n.Name, v.reject(n, w))
 	}
-	for _, id := range slices.Sorted(maps.Keys(classes)) {
+	ids := slices.Sorted(maps.Keys(classes))
+	// Stable, so that of equal ones the order of the keys stays.
+	slices.SortStableFunc(ids, func(x, y string) int {
+		return cmp.Or(classes[y].best.compare(classes[x].best), cmp.Compare(classes[y].Nodes, classes[x].Nodes))
+	})
+	for _, id := range ids {
 		c := classes[id].finish()
 		a.Nodes += c.Nodes
 		a.NodesThatFit += len(c.Fitting)
 		a.Classes = append(a.Classes, c)
 	}
-	// Stable, so that of equal ones the order of the keys stays.
-	slices.SortStableFunc(a.Classes, func(x, y Class) int {
-		return cmp.Or(cmp.Compare(hope(y), hope(x)), cmp.Compare(y.Nodes, x.Nodes))
-	})
 	a.NotChecked = unchecked(pod)
 	a.conclude()
 	return a
@@ -184,7 +185,7 @@ func (a *Answer) conclude() {
 // class is a Class while its nodes are counted.
 type class struct {
 	Class
-	best   fit.Rejection
+	best   verdict
 	counts map[fit.Reason]int
 }
 
@@ -217,15 +218,33 @@ func newClass(n *v1.Node, c *cluster.Node) Class {
 }
 
 // add counts a node; nodes come by name, so that of equally hopeful ones the first is named.
-func (c *class) add(node string, r fit.Rejection) {
-	if c.Nodes == 0 || rank(r.Reason) > rank(c.best.Reason) {
-		c.best, c.Node = r, node
+func (c *class) add(node string, v verdict) {
+	if c.Nodes == 0 || v.compare(c.best) > 0 {
+		c.best, c.Node = v, node
 	}
 	c.Nodes++
-	c.counts[r.Reason]++
-	if r.OK() {
+	c.counts[v.Reason]++
+	if v.OK() {
 		c.Fitting = append(c.Fitting, node)
 	}
+}
+
+// compare is positive when there is more hope for v than for other: by the reason, then by how near it is.
+func (v verdict) compare(other verdict) int {
+	return cmp.Or(cmp.Compare(v.hope(), other.hope()), cmp.Compare(v.Near, other.Near))
+}
+
+// hope orders verdicts. That it fits comes first, then what goes away when pods end. What an administrator can undo at
+// once comes before all other changes of the nodes, where it is all that stands in the way of what pods can give back.
+func (v verdict) hope() int {
+	if v.undone {
+		for _, r := range fit.Reasons() {
+			if r.Resolvable() {
+				return 2*rank(r) - 1
+			}
+		}
+	}
+	return 2 * rank(v.Reason)
 }
 
 // rank orders reasons by hope: that it fits comes after all of them.
@@ -236,20 +255,10 @@ func rank(r fit.Reason) int {
 	return int(r)
 }
 
-// hope is the rank of a finished class.
-func hope(c Class) int {
-	for _, r := range fit.Reasons() {
-		if r.String() == c.Reason {
-			return rank(r)
-		}
-	}
-	return rank(fit.Fits)
-}
-
 func (c *class) finish() Class {
 	out := c.Class
 	r := c.best.Reason
-	out.Reason, out.Text, out.Detail, out.Advice = r.String(), r.Text(), c.best.Detail, r.Advice()
+	out.Reason, out.Text, out.Detail, out.Advice = r.String(), r.Text(), c.best.Detail, cmp.Or(c.best.Advice, r.Advice())
 	out.Event, out.Resolvable = r.Event().String(), r.Resolvable()
 	for _, reason := range slices.SortedFunc(maps.Keys(c.counts), func(a, b fit.Reason) int { return cmp.Compare(rank(b), rank(a)) }) {
 		out.Reasons = append(out.Reasons, ReasonCount{Reason: reason.String(), Nodes: c.counts[reason]})

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -31,13 +32,35 @@ func newWanted(pod *v1.Pod, r gpu.Request) *wanted {
 	}
 }
 
+// verdict is a rejection of a node, with what it would be worth to mend it.
+type verdict struct {
+	fit.Rejection
+	// undone says that a cordon or taints are all that is wrong with the node, besides what other pods hold.
+	undone bool
+}
+
 // reject says why the pod does not go on the node now: the first reason in the order of the table of package fit. The GPUs
 // are judged by the scheduler's own code; the checks around them are those of kube-scheduler's default plugins
 // NodeUnschedulable, TaintToleration, NodeAffinity and NodeResourcesFit, by the same helpers of Kubernetes.
-func (v *view) reject(n *v1.Node, w *wanted) fit.Rejection {
-	if r := rejectTainted(n, w); !r.OK() {
-		return r
+func (v *view) reject(n *v1.Node, w *wanted) verdict {
+	rest := v.rejectUntainted(n, w)
+	r := rejectTainted(n, w)
+	if r.OK() {
+		return verdict{Rejection: rest}
 	}
+	out := verdict{Rejection: r, undone: rest.OK() || rest.Reason.Resolvable()}
+	also := "it would fit otherwise"
+	if rest.OK() {
+		out.Near = 1
+	} else {
+		also = "besides, " + rest.Reason.String()
+	}
+	out.Detail = strings.TrimPrefix(out.Detail+"; "+also, "; ")
+	return out
+}
+
+// rejectUntainted is reject for a node that keeps no pods away.
+func (v *view) rejectUntainted(n *v1.Node, w *wanted) fit.Rejection {
 	r := fit.Explain(v.snapshot.Node(n.Name), w.request)
 	if r.Reason == fit.GPUProductMismatch {
 		// A model is chosen by node affinity, so the affinity does not match either; this says better what is wrong.
@@ -56,11 +79,24 @@ func (v *view) reject(n *v1.Node, w *wanted) fit.Rejection {
 func rejectTainted(n *v1.Node, w *wanted) fit.Rejection {
 	var quiet klog.Logger // the helpers only log what they cannot parse, and the API server has validated that
 	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
-	if n.Spec.Unschedulable && !corev1helpers.TolerationsTolerateTaint(quiet, w.pod.Spec.Tolerations, &cordon, true) {
-		return fit.Rejection{Reason: fit.NodeUnschedulable}
+	cordoned := n.Spec.Unschedulable && !corev1helpers.TolerationsTolerateTaint(quiet, w.pod.Spec.Tolerations, &cordon, true)
+	var untolerated []string
+	for _, t := range n.Spec.Taints {
+		if cordoned && t.Key == cordon.Key || !keepsAway(&t) {
+			continue // a cordon has this taint too
+		}
+		if !corev1helpers.TolerationsTolerateTaint(quiet, w.pod.Spec.Tolerations, &t, true) {
+			untolerated = append(untolerated, t.ToString())
+		}
 	}
-	if t, untolerated := corev1helpers.FindMatchingUntoleratedTaint(quiet, n.Spec.Taints, w.pod.Spec.Tolerations, keepsAway, true); untolerated {
-		return fit.Rejection{Reason: fit.TaintNotTolerated, Detail: t.ToString()}
+	taints := strings.Join(untolerated, ", ")
+	switch {
+	case cordoned && taints != "":
+		return fit.Rejection{Reason: fit.NodeUnschedulable, Detail: "it is tainted too: " + taints}
+	case cordoned:
+		return fit.Rejection{Reason: fit.NodeUnschedulable}
+	case taints != "":
+		return fit.Rejection{Reason: fit.TaintNotTolerated, Detail: taints}
 	}
 	return fit.Rejection{}
 }
@@ -141,12 +177,19 @@ func rejectResources(n *v1.Node, l load, w *wanted) fit.Rejection {
 		case v1.ResourceMemory:
 			reason, what = fit.InsufficientMemory, " of memory"
 		}
-		return fit.Rejection{Reason: reason, Detail: fmt.Sprintf("asks for %s%s; %s of %s left", &ask, what, &left, &all)}
+		return fit.Rejection{
+			Reason: reason, Detail: fmt.Sprintf("asks for %s%s; %s of %s left", &ask, what, &left, &all), Near: perMille(left, ask),
+		}
 	}
 	if slots := n.Status.Allocatable.Pods().Value(); l.pods+1 > slots {
 		return fit.Rejection{Reason: fit.InsufficientResource, Detail: fmt.Sprintf("runs %d pods of at most %d", l.pods, slots)}
 	}
 	return fit.Rejection{}
+}
+
+// perMille is how much of what is asked for there is, in thousandths.
+func perMille(there, ask resource.Quantity) int64 {
+	return int64(1000 * there.AsApproximateFloat64() / ask.AsApproximateFloat64())
 }
 
 // unchecked are the things that the pod asks for and that the default plugins check but rejectNode and rejectResources do

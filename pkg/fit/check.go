@@ -35,12 +35,77 @@ func Explain(n *cluster.Node, r gpu.Request) Rejection {
 	if reason == Fits || reason == NoGPU {
 		rejection := Rejection{Reason: reason}
 		if n != nil && len(n.Inventory.Problems) > 0 && reason == NoGPU {
-			rejection.Detail = n.Inventory.Problems[0]
+			rejection.Detail, rejection.Near = n.Inventory.Problems[0], 1 // it has some, and reports them badly
 		}
 		return rejection
 	}
 	e := explain(n, r)
-	return Rejection{Reason: e.Reason, Detail: e.detail(n, r)}
+	rejection := Rejection{Reason: e.Reason, Detail: e.detail(n, r), Near: int64(e.have)}
+	switch e.Reason {
+	case GPUMemoryTooSmall:
+		rejection.Near = largestMiB(n)
+	case NoMIGProfile:
+		c := migChanceOf(n, r, e.ask.Profile)
+		rejection.Near, rejection.Advice = c.near(), c.advice(e.ask.Profile)
+	}
+	return rejection
+}
+
+// largestMiB is the memory of the node's largest GPU.
+func largestMiB(n *cluster.Node) int64 {
+	var most int64
+	for i := range n.GPUs {
+		most = max(most, n.GPUs[i].MemoryMiB)
+	}
+	return most
+}
+
+// migChance is what would give a node a profile that none of its GPUs offers.
+type migChance struct {
+	// profile is a model that the request accepts and whose MIG table has the profile, table one that has a table; empty
+	// where no GPU is of one.
+	profile, table string
+	// on says that GPUs are in MIG mode.
+	on bool
+}
+
+func migChanceOf(n *cluster.Node, r gpu.Request, profile string) migChance {
+	c := migChance{on: n.HasMIG}
+	for i := range n.GPUs {
+		product := n.GPUs[i].Product
+		t, known := mig.TableByProduct(product)
+		if !known || !r.Accepts(product) {
+			continue
+		}
+		c.table = product
+		if _, ok := t.Profile(profile); ok {
+			c.profile = product
+		}
+	}
+	return c
+}
+
+// near orders nodes: those that only have to be partitioned otherwise before those with MIG in use, before those that
+// could use MIG at all.
+func (c migChance) near() int64 {
+	var near int64
+	for i, yes := range []bool{c.table != "", c.on, c.profile != ""} {
+		if yes {
+			near |= 1 << i
+		}
+	}
+	return near
+}
+
+// advice never is to partition a GPU of a model that cannot be, as far as is known here.
+func (c migChance) advice(profile string) string {
+	switch {
+	case c.profile != "":
+		return "ask for a profile that the GPUs offer, or partition a GPU so that it offers " + profile
+	case c.table != "" || c.on:
+		return "" // the reason's own
+	}
+	return "ask for a GPU or a share of one instead, or add nodes with GPUs that offer the profile"
 }
 
 // single is the one ask of a request that has just one, of a container that is not an init container.
@@ -111,12 +176,11 @@ func (f finding) detail(n *cluster.Node, r gpu.Request) string {
 	case f.Reason == GPUProductMismatch:
 		return fmt.Sprintf("accepts %s; has %s", strings.Join(r.Products, ", "), listed(n, func(d gpu.Device) []string { return []string{d.Product} }))
 	case f.Reason == GPUMemoryTooSmall:
-		var most int64
-		for i := range n.GPUs {
-			most = max(most, n.GPUs[i].MemoryMiB)
-		}
-		return fmt.Sprintf("%s; the largest has %d MiB", asks, most)
+		return fmt.Sprintf("%s; the largest has %d MiB", asks, largestMiB(n))
 	case f.Reason == NoMIGProfile && !n.HasMIG:
+		if migChanceOf(n, r, f.ask.Profile).table == "" {
+			return asks + "; no MIG profiles are known of " + listed(n, func(d gpu.Device) []string { return []string{d.Product} })
+		}
 		return asks + "; no GPU is in MIG mode"
 	case f.Reason == NoMIGProfile:
 		return fmt.Sprintf("%s; offered: %s", asks, listed(n, func(d gpu.Device) []string {

@@ -90,7 +90,7 @@ var reasons = [numReasons]reasonInfo{
 	NoGPU:                 {"NoGPU", "the node reports no GPU", NodeChange, "add nodes with GPUs, or run the node agent there"},
 	GPUProductMismatch:    {"GPUProductMismatch", "the GPU model is not one that the pod accepts", NodeChange, "accept this model, or add nodes with the model asked for"},
 	SharingUnsupported:    {"SharingUnsupported", "the node gives out whole GPUs only", NodeChange, "ask for nvidia.com/gpu, or run the node agent there"},
-	NoMIGProfile:          {"NoMIGProfile", "no GPU offers the MIG profile", NodeChange, "ask for a profile that the GPUs offer, or partition a GPU"},
+	NoMIGProfile:          {"NoMIGProfile", "no GPU offers the MIG profile", NodeChange, "ask for a profile that the GPUs offer, or add nodes with GPUs that offer it"},
 	GPUMemoryTooSmall:     {"GPUMemoryTooSmall", "no GPU has the memory asked for", NodeChange, "lower weft.sh/gpu-memory, or add nodes with larger GPUs"},
 	TooFewGPUs:            {"TooFewGPUs", "the node would be too small even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
 	GPUUnhealthy:          {"GPUUnhealthy", "GPUs are unhealthy", NodeChange, "repair or replace the GPU"},
@@ -139,6 +139,11 @@ type Rejection struct {
 	Reason Reason
 	// Detail has the figures, for example "asks for 4, 2 of 8 are idle"; it may be empty.
 	Detail string
+	// Advice says what would have to change, where more can be said than the reason's own advice; empty otherwise.
+	Advice string
+	// Near tells nodes with the same reason apart: with more of it a node is nearer to taking the request. It has no unit,
+	// and says nothing across reasons.
+	Near int64
 }
 
 // OK reports that there is no rejection.

@@ -106,7 +106,11 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"a profile where no GPU is partitioned": {
 			holding(t, "", two...), asking(instances(1, "1g.10gb")),
-			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.10gb; no GPU is in MIG mode)",
+			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.10gb; no MIG profiles are known of A)",
+		},
+		"a profile where a GPU could be partitioned": {
+			holding(t, "", model(plain(0), "NVIDIA-A30")), asking(instances(1, "1g.6gb")),
+			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.6gb; no GPU is in MIG mode)",
 		},
 		"a profile that no GPU offers": {
 			holding(t, "", partitioned(0, fixed), partitioned(1, onDemand)), asking(instances(2, "1g.10gb")),
@@ -202,7 +206,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"the least hopeful of several asks": {
 			holding(t, "c=g0,g1", two...), several(share(100), instances(1, "1g.6gb"), whole(1)),
-			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.6gb; no GPU is in MIG mode)",
+			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.6gb; no MIG profiles are known of A)",
 		},
 		"a GPU in MIG mode that is held whole": {
 			holding(t, "c=g0", partitioned(0, onDemand)), asking(instances(1, "1g.6gb")),
@@ -225,6 +229,64 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 	for r := NoGPU; r <= NoMIGPlacement; r++ {
 		if !provoked[r.String()] {
 			t.Errorf("no test provokes %v", r)
+		}
+	}
+}
+
+// TestNearTellsNodesApart: of two nodes that are refused for one reason, the nearer one.
+func TestNearTellsNodesApart(t *testing.T) {
+	change := func(d gpu.Device, f func(*gpu.Device)) gpu.Device { f(&d); return d }
+	model := func(d gpu.Device, product string) gpu.Device {
+		return change(d, func(d *gpu.Device) { d.Product = product })
+	}
+	large := change(plain(1), func(d *gpu.Device) { d.MemoryMiB = 200 })
+	floor := func(mib int64) gpu.Ask { return gpu.Ask{Kind: gpu.Whole, Count: 1, MemoryMiB: mib} }
+	for name, tc := range map[string]struct {
+		request gpu.Request
+		// nodes are the nearest last.
+		nodes []*cluster.Node
+		want  Reason
+	}{
+		"more memory": {asking(floor(300)), []*cluster.Node{holding(t, "", plain(0)), holding(t, "", plain(0), large)}, GPUMemoryTooSmall},
+		"more GPUs":   {asking(whole(3)), []*cluster.Node{holding(t, "", plain(0)), holding(t, "", plain(0), plain(1))}, TooFewGPUs},
+		"more idle GPUs": {
+			asking(whole(3)),
+			[]*cluster.Node{holding(t, "c=g0,g1", plain(0), plain(1), plain(2)), holding(t, "c=g0", plain(0), plain(1), plain(2))},
+			InsufficientGPU,
+		},
+		"a MIG table, MIG mode, a table with the profile": {
+			asking(instances(1, "1g.5gb")),
+			[]*cluster.Node{
+				holding(t, "", plain(0)), holding(t, "", model(plain(0), "NVIDIA-A30")), holding(t, "", partitioned(0, fixed)),
+				holding(t, "", model(plain(0), "NVIDIA-A100-SXM4-40GB")),
+			},
+			NoMIGProfile,
+		},
+		"a report with problems": {
+			asking(whole(1)),
+			[]*cluster.Node{holding(t, ""), cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, nil, "one is missing"), nil)},
+			NoGPU,
+		},
+	} {
+		last := int64(-1)
+		for i, n := range tc.nodes {
+			got := Explain(n, tc.request)
+			if got.Reason != tc.want || got.Near <= last {
+				t.Errorf("%s: node %d is refused for %v and near by %d, the one before it by %d; want %v", name, i, got.Reason, got.Near, last, tc.want)
+			}
+			last = got.Near
+		}
+	}
+}
+
+// TestNoAdviceToPartitionWhatCannotBe: an L4 has no MIG.
+func TestNoAdviceToPartitionWhatCannotBe(t *testing.T) {
+	for product, want := range map[string]bool{"NVIDIA-L4": false, "NVIDIA-A30": false, "NVIDIA-H100-80GB-HBM3": true} {
+		d := plain(0)
+		d.Product = product
+		got := Explain(holding(t, "", d), asking(instances(1, "7g.80gb"))).Advice
+		if strings.Contains(got+NoMIGProfile.Advice(), "partition") != want {
+			t.Errorf("%s: %q, want advice to partition: %t", product, got, want)
 		}
 	}
 }
