@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/mig"
@@ -166,7 +168,9 @@ type GPU struct {
 // Available reports whether the GPU can be given whole.
 func (g *GPU) Available() bool { return g.Idle && !g.Unhealthy && !g.MIG }
 
-// Withheld is what a node keeps back because pods hold it that nobody can place on GPUs.
+// Withheld is what a node keeps back because pods hold it that nobody can place on GPUs: pods without a known assignment, and
+// pods whose assignment names GPUs otherwise than the inventory does, because the node was known by labels and now
+// publishes slices, or the other way round.
 type Withheld struct {
 	// GPUs that must stay idle.
 	GPUs int
@@ -214,12 +218,16 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 	}
 	whole := make([]int, len(n.GPUs))
 	shared := make([]gpu.Use, len(n.GPUs))
+	renamed := map[gpu.ID]bool{}
 	for p := range n.Pods {
 		n.withhold(n.Pods[p].Unplaced)
 		for _, u := range n.Pods[p].uses {
 			i := n.index(u.GPU)
 			if i < 0 {
-				continue // vanished from the inventory
+				if (u.Whole || u.MilliGPU > 0) && (inventory.Source == SourceLabels || IsLabelGPU(u.GPU)) {
+					renamed[u.GPU] = true
+				}
+				continue // else it vanished from the inventory
 			}
 			g := &n.GPUs[i]
 			g.Idle = false
@@ -253,9 +261,23 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 			n.IdleGPUs++
 		}
 	}
+	n.Withheld.GPUs += len(renamed)
 	slices.Sort(n.Withheld.Profiles)
 	n.Signature = n.sign()
 	return n
+}
+
+// labelGPUPrefix and a number is the id of a GPU that is known by labels only.
+const labelGPUPrefix = "gpu-"
+
+// LabelGPU is the id of GPU i of a node that is known by labels only. Such ids say how many GPUs are held, not which.
+func LabelGPU(i int) gpu.ID { return gpu.ID(fmt.Sprintf("%s%d", labelGPUPrefix, i)) }
+
+// IsLabelGPU reports whether the id is one that LabelGPU makes. UUIDs are not: they begin with "GPU-".
+func IsLabelGPU(id gpu.ID) bool {
+	number, ok := strings.CutPrefix(string(id), labelGPUPrefix)
+	i, err := strconv.Atoi(number)
+	return ok && err == nil && LabelGPU(i) == id
 }
 
 func (n *Node) sign() (s Signature) {

@@ -36,5 +36,9 @@
 // are then gpu-0, gpu-1, … and can be given whole only, for nothing on the node enforces more, and which GPU a container
 // gets is NVIDIA's device plugin's choice. If the node's allocatable nvidia.com/gpu is less than the label says (some GPUs
 // are in MIG mode or unhealthy), it counts. Nodes whose GPUs that plugin shares (nvidia.com/gpu.sharing-strategy other
-// than none) show no GPUs.
+// than none) show no GPUs, and neither do nodes that advertise weft.sh/gpu-percent: those have an agent, whose slices are
+// missing for the moment, as after a restart of the kubelet.
+//
+// When a node changes from labels to slices or back, pods on it hold GPUs by names that mean nothing any more. As many
+// GPUs are withheld from others until those pods end.
 package inventory

@@ -18,6 +18,12 @@ func FromLabels(node *v1.Node) cluster.Inventory {
 	if !hasProduct || !hasCount {
 		return cluster.Inventory{}
 	}
+	if _, ok := node.Status.Allocatable[podspec.ResourceGPUPercent]; ok {
+		// Its GPUs have other names, and pods may hold them by those. The kubelet deletes the slices of a node when it
+		// starts, and its agent publishes them again.
+		return cluster.NewInventory(cluster.SourceNone, nil,
+			fmt.Sprintf("the node has %s in its allocatable, so it has an agent, whose ResourceSlices are missing", podspec.ResourceGPUPercent))
+	}
 	if sharing, ok := node.Labels[podspec.LabelSharing]; ok && sharing != "none" {
 		return cluster.NewInventory(cluster.SourceLabels, nil,
 			fmt.Sprintf("label %s is %q: GPUs shared by another device plugin cannot be given whole", podspec.LabelSharing, sharing))
@@ -39,7 +45,7 @@ func FromLabels(node *v1.Node) cluster.Inventory {
 	devices := make([]gpu.Device, count)
 	for i := range devices {
 		devices[i] = gpu.Device{
-			ID: gpu.ID(fmt.Sprintf("gpu-%d", i)), Index: i, Product: product, MemoryMiB: memoryMiB, WholeOnly: true,
+			ID: cluster.LabelGPU(i), Index: i, Product: product, MemoryMiB: memoryMiB, WholeOnly: true,
 		}
 	}
 	return cluster.NewInventory(cluster.SourceLabels, devices)

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -139,10 +140,7 @@ func (c *cluster) publish(node string, devices []gpu.Device, generation int64, p
 	c.t.Helper()
 	slices := c.client.ResourceV1().ResourceSlices()
 	if partial == 0 {
-		err := slices.DeleteCollection(c.t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
-		if err != nil {
-			c.t.Fatal(err)
-		}
+		c.unpublish(node)
 	}
 	all := inventory.Slices(node, devices, generation)
 	for i, s := range all {
@@ -153,6 +151,16 @@ func (c *cluster) publish(node string, devices []gpu.Device, generation int64, p
 		if _, err := slices.Create(c.t.Context(), s, metav1.CreateOptions{}); err != nil {
 			c.t.Fatal(err)
 		}
+	}
+}
+
+// unpublish deletes the slices of the node.
+func (c *cluster) unpublish(node string) {
+	c.t.Helper()
+	err := c.client.ResourceV1().ResourceSlices().DeleteCollection(c.t.Context(), metav1.DeleteOptions{},
+		metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -174,6 +182,17 @@ func TestInventoryMayChangeUnderRunningPods(t *testing.T) {
 	c.bound("second")
 	wait("third", 1)
 	c.refused("third", "InsufficientGPU: too few idle GPUs")
+
+	// All slices vanish for a while, as when the kubelet restarts. The node has labels too, but what they say must not be
+	// given beside what is held already.
+	c.unpublish("l4-0")
+	wait("meanwhile", 1)
+	c.refused("meanwhile", "NoGPU: the node reports no GPU")
+	c.publish("l4-0", l4.Devices, 1, 0)
+	wait("afterwards", 1)
+	c.refused("afterwards", "InsufficientGPU: too few idle GPUs")
+	c.delete("meanwhile")
+	c.delete("afterwards")
 
 	// The node loses two GPUs under the running pods. They keep what they hold, and nothing else is given twice.
 	c.publish("l4-0", l4.Devices[:2], 2, 0)
@@ -221,9 +240,7 @@ func TestInventoryMayChangeUnderRunningPods(t *testing.T) {
 	// A malformed GPU is left out, and the others are used.
 	broken := inventory.Slices("l4-0", l4.Devices, 6)
 	delete(broken[0].Spec.Devices[0].Attributes, "uuid")
-	if err := c.client.ResourceV1().ResourceSlices().DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{FieldSelector: "spec.nodeName=l4-0"}); err != nil {
-		t.Fatal(err)
-	}
+	c.unpublish("l4-0")
 	for _, s := range broken {
 		if _, err := c.client.ResourceV1().ResourceSlices().Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -240,6 +257,31 @@ func TestInventoryMayChangeUnderRunningPods(t *testing.T) {
 			t.Errorf("ninth holds %s, whose device is malformed", g.GPU)
 		}
 	}
+}
+
+// TestANodeMayGetItsAgentLater: pods hold GPUs of a node that is known by labels, and then the node publishes slices with
+// other names for the same GPUs.
+func TestANodeMayGetItsAgentLater(t *testing.T) {
+	c := startCluster(t, "t4-labels=1")
+	c.startScheduler()
+	c.create(playground.Pod{Name: "before", GPUs: 3}.Object())
+	c.bound("before")
+	nodes, err := playground.ParseNodes("t4=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := []byte(`{"status":{"allocatable":{"weft.sh/gpu-percent":"400"},"capacity":{"weft.sh/gpu-percent":"400"}}}`)
+	if _, err := c.client.CoreV1().Nodes().Patch(t.Context(), "t4-labels-0", types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	c.publish("t4-labels-0", nodes[0].Devices, 1, 0)
+	// One GPU is left, whichever it is.
+	c.create(playground.Pod{Name: "one", Percent: 60}.Object())
+	c.bound("one")
+	c.create(playground.Pod{Name: "two", Percent: 60}.Object())
+	c.refused("two", "GPUWithheld: idle GPUs are withheld")
+	c.delete("before")
+	c.bound("two")
 }
 
 // TestPreemptionMakesRoomOnGPUs: kube-scheduler's own preemption asks GPUFit what would fit without the victims.

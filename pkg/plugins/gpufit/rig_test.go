@@ -50,7 +50,7 @@ type handle struct {
 
 func (h handle) ClientSet() kubernetes.Interface                        { return h.rig.api }
 func (h handle) SharedInformerFactory() informers.SharedInformerFactory { return h.rig.factory }
-func (h handle) NominatedPodsForNode(node string) []fwk.PodInfo { return h.rig.nominated[node] }
+func (h handle) NominatedPodsForNode(node string) []fwk.PodInfo         { return h.rig.nominated[node] }
 
 func (h handle) SnapshotSharedLister() fwk.SharedLister {
 	var nodes []*v1.Node
