@@ -262,7 +262,8 @@ func explainTogether(n *cluster.Node, r gpu.Request) finding {
 		}
 	}
 	fits := func(n *cluster.Node) bool { _, ok := plan(n, r, CPU{}, nil); return ok }
-	placed := slices.DeleteFunc(slices.Clone(n.Pods), func(p cluster.Pod) bool { return !p.Unplaced.Empty() })
+	unheld := *n
+	unheld.Withheld = cluster.Withheld{}
 	switch {
 	case !fits(cluster.NewNode(n.Name, n.Inventory, nil)):
 		f.Reason = TooFewGPUs
@@ -274,7 +275,7 @@ func explainTogether(n *cluster.Node, r gpu.Request) finding {
 				f.Reason = GPUUnhealthy
 			}
 		}
-	case len(placed) < len(n.Pods) && fits(cluster.NewNode(n.Name, n.Inventory, placed)):
+	case n.Withheld.GPUs+len(n.Withheld.Profiles) > 0 && fits(&unheld):
 		f.Reason = GPUWithheld
 	case kinds[gpu.Whole]:
 		f.Reason = InsufficientGPU
