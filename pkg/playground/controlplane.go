@@ -172,6 +172,14 @@ func (cp *ControlPlane) startAPIServer(ctx context.Context, o ControlPlaneOption
 		"--service-account-signing-key-file="+cp.users.keyFile,
 		"--token-auth-file="+cp.users.tokenFile,
 		"--authorization-mode=RBAC",
+		// With these it publishes the ConfigMap extension-apiserver-authentication, which servers such as the scheduler
+		// read at start and otherwise complain about every few seconds.
+		"--client-ca-file="+cp.users.clientCAFile,
+		"--requestheader-client-ca-file="+cp.users.frontProxyCAFile,
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
 		// A loopback address cannot stand in the endpoints of the kubernetes service, and nobody looks for it.
 		"--endpoint-reconciler-type=none",

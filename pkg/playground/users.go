@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	certutil "k8s.io/client-go/util/cert"
 )
 
 // Users that have a token of their own. Anybody else is impersonated by the admin.
@@ -41,6 +43,8 @@ type users struct {
 	byName    map[string]user
 	tokenFile string
 	keyFile   string
+	// These CAs stand where a cluster has them. Their keys are thrown away, so nobody gets in by a certificate.
+	clientCAFile, frontProxyCAFile string
 }
 
 // newUsers makes tokens and the key that signs service account tokens, and writes them to dir.
@@ -49,6 +53,9 @@ func newUsers(dir string) (*users, error) {
 		byName:    map[string]user{},
 		tokenFile: filepath.Join(dir, "tokens.csv"),
 		keyFile:   filepath.Join(dir, "service-account.key"),
+
+		clientCAFile:     filepath.Join(dir, "client-ca.crt"),
+		frontProxyCAFile: filepath.Join(dir, "front-proxy-ca.crt"),
 	}
 	var csv strings.Builder
 	for _, x := range []user{
@@ -77,7 +84,24 @@ func newUsers(dir string) (*users, error) {
 		return nil, err
 	}
 	block := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
-	return u, os.WriteFile(u.keyFile, block, 0o600)
+	return u, errors.Join(
+		os.WriteFile(u.keyFile, block, 0o600),
+		writeCA(u.clientCAFile, "weft-playground-client-ca"),
+		writeCA(u.frontProxyCAFile, "weft-playground-front-proxy-ca"),
+	)
+}
+
+// writeCA writes the certificate of a new CA, and its key nowhere.
+func writeCA(path, name string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert, err := certutil.NewSelfSignedCACert(certutil.Config{CommonName: name}, key)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: certutil.CertificateBlockType, Bytes: cert.Raw}), 0o600)
 }
 
 // ConfigFor is the configuration of a client that acts as the user, without a limit on its rate: with the user's own

@@ -463,6 +463,13 @@ func TestSchedulerIsKilledAndStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Stop() })
+	log, err := os.ReadFile(c.Scheduler.LogPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `configmap "extension-apiserver-authentication" not found`; strings.Contains(string(log), want) {
+		t.Errorf("the scheduler's log says %s", want)
+	}
 	c.Scheduler.Kill()
 	if err := c.Scheduler.Wait(); err != nil {
 		t.Errorf("Wait after Kill: %v", err)
