@@ -167,7 +167,6 @@ func testRights(t *testing.T, cp *playground.ControlPlane) {
 		{"watch", "resource.k8s.io", "resourceslices", "", "", ""},
 		{"update", "resource.k8s.io", "resourceclaims", "status", "team", "a"},
 		{"watch", "scheduling.k8s.io", "podgroups", "", "", ""},
-		{"watch", "scheduling.x-k8s.io", "podgroups", "", "", ""},
 		{"create", "events.k8s.io", "events", "", "team", ""},
 		{"create", "coordination.k8s.io", "leases", "", "weft-system", ""},
 		{"update", "coordination.k8s.io", "leases", "", "weft-system", "weft-scheduler"},
