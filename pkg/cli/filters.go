@@ -69,10 +69,11 @@ func (v *view) rejectUntainted(n *v1.Node, w *wanted) fit.Rejection {
 	if r := rejectAffinity(n, w); !r.OK() {
 		return r
 	}
-	if !r.OK() {
-		return r
+	// The node may be too small for the pod whatever the GPUs are doing: then it is no use to wait for them.
+	if other := v.rejectResources(n, w); r.OK() || !other.OK() && other.Reason < r.Reason {
+		return other
 	}
-	return rejectResources(n, v.loads[n.Name], w)
+	return r
 }
 
 // rejectTainted checks what keeps pods away whatever the node has.
@@ -152,39 +153,69 @@ func mismatch(n *v1.Node, pod *v1.Pod) string {
 
 // rejectResources checks what the kubelet counts: CPU, memory, every other resource that the pod asks for, and pods. The
 // GPUs are among them: a node whose device plugin is down reports GPUs and has none to give.
-func rejectResources(n *v1.Node, l load, w *wanted) fit.Rejection {
+func (v *view) rejectResources(n *v1.Node, w *wanted) fit.Rejection {
 	names := []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory}
 	for _, name := range slices.Sorted(maps.Keys(w.requests)) {
 		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
+	worst := fit.Rejection{}
 	for _, name := range names {
-		ask := w.requests[name]
-		if ask.Sign() <= 0 {
-			continue
+		// Of several that are lacking the least hopeful, or the first.
+		if r := v.rejectResource(n, name, w.requests[name]); !r.OK() && (worst.OK() || r.Reason < worst.Reason) {
+			worst = r
 		}
-		all := n.Status.Allocatable[name]
-		left := all.DeepCopy()
-		left.Sub(l.requests[name])
-		if ask.Cmp(left) <= 0 {
-			continue
-		}
-		reason, what := fit.InsufficientResource, " of "+string(name)
-		switch name {
-		case v1.ResourceCPU:
-			reason, what = fit.InsufficientCPU, " CPU"
-		case v1.ResourceMemory:
-			reason, what = fit.InsufficientMemory, " of memory"
-		}
+	}
+	slots, pods := n.Status.Allocatable.Pods().Value(), v.loads[n.Name].pods
+	switch {
+	case worst.OK() && slots == 0:
+		return fit.Rejection{Reason: fit.NodeTooSmall, Detail: "the node runs no pods"}
+	case worst.OK() && pods+1 > slots:
+		return fit.Rejection{Reason: fit.InsufficientResource, Detail: fmt.Sprintf("runs %d pods of at most %d", pods, slots)}
+	}
+	return worst
+}
+
+// rejectResource checks one resource.
+func (v *view) rejectResource(n *v1.Node, name v1.ResourceName, ask resource.Quantity) fit.Rejection {
+	all := n.Status.Allocatable[name]
+	left := all.DeepCopy()
+	left.Sub(v.loads[n.Name].requests[name])
+	if ask.Sign() <= 0 || ask.Cmp(left) <= 0 {
+		return fit.Rejection{}
+	}
+	reason, what := fit.InsufficientResource, " of "+string(name)
+	switch name {
+	case v1.ResourceCPU:
+		reason, what = fit.InsufficientCPU, " CPU"
+	case v1.ResourceMemory:
+		reason, what = fit.InsufficientMemory, " of memory"
+	}
+	asks := "asks for " + ask.String() + what
+	switch {
+	case all.Sign() > 0 && ask.Cmp(all) <= 0:
+		return fit.Rejection{Reason: reason, Detail: fmt.Sprintf("%s; %s of %s left", asks, &left, &all), Near: perMille(left, ask)}
+	case all.Sign() > 0:
+		return fit.Rejection{Reason: fit.NodeTooSmall, Detail: fmt.Sprintf("%s; the node has %s", asks, &all), Near: perMille(all, ask)}
+	case v.offered(name):
 		return fit.Rejection{
-			Reason: reason, Detail: fmt.Sprintf("asks for %s%s; %s of %s left", &ask, what, &left, &all), Near: perMille(left, ask),
+			Reason: fit.NodeTooSmall, Detail: asks + "; the node offers none, others do",
+			Advice: "use nodes that offer it, or see whether what offers it (a device plugin, the node agent) runs on this one",
 		}
 	}
-	if slots := n.Status.Allocatable.Pods().Value(); l.pods+1 > slots {
-		return fit.Rejection{Reason: fit.InsufficientResource, Detail: fmt.Sprintf("runs %d pods of at most %d", l.pods, slots)}
+	return fit.Rejection{
+		Reason: fit.NodeTooSmall, Detail: asks + "; no node offers any",
+		Advice: fmt.Sprintf("see whether the name %s is right, and whether what offers it (a device plugin, the node agent) runs", name),
 	}
-	return fit.Rejection{}
+}
+
+// offered reports whether any node has the resource to give.
+func (v *view) offered(name v1.ResourceName) bool {
+	return slices.ContainsFunc(v.nodes, func(n *v1.Node) bool {
+		q := n.Status.Allocatable[name]
+		return q.Sign() > 0
+	})
 }
 
 // perMille is how much of what is asked for there is, in thousandths.

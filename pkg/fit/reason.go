@@ -29,6 +29,8 @@ const (
 	GPUMemoryTooSmall
 	// TooFewGPUs: the node would not do even if it were empty.
 	TooFewGPUs
+	// NodeTooSmall: the node would not have the CPU, the memory or another resource even if it were empty.
+	NodeTooSmall
 	// GPUUnhealthy: with its unhealthy GPUs the node would do.
 	GPUUnhealthy
 	// GPUWithheld: idle GPUs are held back for pods that hold GPUs nobody assigned.
@@ -41,7 +43,7 @@ const (
 	InsufficientGPUMemory
 	// NoMIGPlacement: the profile's places are taken or overlapped.
 	NoMIGPlacement
-	// InsufficientCPU: the node has too little CPU left.
+	// InsufficientCPU: the node has too little CPU left; empty it would have enough.
 	InsufficientCPU
 	// InsufficientMemory: the node has too little memory left.
 	InsufficientMemory
@@ -93,6 +95,7 @@ var reasons = [numReasons]reasonInfo{
 	NoMIGProfile:          {"NoMIGProfile", "no GPU offers the MIG profile", NodeChange, "ask for a profile that the GPUs offer, or add nodes with GPUs that offer it"},
 	GPUMemoryTooSmall:     {"GPUMemoryTooSmall", "no GPU has the memory asked for", NodeChange, "lower weft.sh/gpu-memory, or add nodes with larger GPUs"},
 	TooFewGPUs:            {"TooFewGPUs", "the node would be too small even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
+	NodeTooSmall:          {"NodeTooSmall", "the node would lack CPU, memory or another resource even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
 	GPUUnhealthy:          {"GPUUnhealthy", "GPUs are unhealthy", NodeChange, "repair or replace the GPU"},
 	GPUWithheld:           {"GPUWithheld", "idle GPUs are withheld for pods that no weft scheduler placed", PodRelease, "give those pods schedulerName: weft, or end them"},
 	InsufficientGPU:       {"InsufficientGPU", "too few idle GPUs", PodRelease, "wait for a pod to end, or add nodes"},
