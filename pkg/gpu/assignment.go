@@ -32,14 +32,6 @@ func (g Grant) Kind() Kind {
 	return Whole
 }
 
-// Equal reports whether both grants hold the same of the same GPU.
-func (g Grant) Equal(o Grant) bool {
-	if (g.Instance == nil) != (o.Instance == nil) || g.Instance != nil && *g.Instance != *o.Instance {
-		return false
-	}
-	return g.GPU == o.GPU && g.MilliGPU == o.MilliGPU && g.MemoryMiB == o.MemoryMiB
-}
-
 // Validate reports what is wrong with the grant, nil when nothing is.
 func (g Grant) Validate() error {
 	if err := g.GPU.Validate(); err != nil {

@@ -235,25 +235,6 @@ func TestUsesIsTheMostHeldAtAnyTime(t *testing.T) {
 	}
 }
 
-func TestGrantEqual(t *testing.T) {
-	distinct := []Grant{
-		whole("a"), whole("b"), share("a", 1, 1), share("a", 2, 1), share("a", 1, 2), share("b", 1, 1),
-		instance("a", "1g.5gb", 0, 1), instance("a", "1g.5gb", 1, 1), instance("a", "1g.5gb", 0, 2), instance("a", "1g.6gb", 0, 1),
-		instance("b", "1g.5gb", 0, 1),
-	}
-	for i, a := range distinct {
-		for j, b := range distinct {
-			if b.Instance != nil {
-				other := *b.Instance
-				b.Instance = &other
-			}
-			if a.Equal(b) != (i == j) {
-				t.Errorf("%v equal to %v: %t", a, b, a.Equal(b))
-			}
-		}
-	}
-}
-
 func TestGrantValidateRefusesWhatTheTextCannotSay(t *testing.T) {
 	tests := map[string]struct {
 		grant Grant
