@@ -207,7 +207,9 @@ func suspect(t *testing.T) (*rig, *v1.Pod) {
 
 func TestASuspectedPodKeepsItsGPUsForAWhile(t *testing.T) {
 	r, p := suspect(t)
-	w := pod("w", whole(1))
+	w, bound := pod("w", whole(1)), pod("bound", whole(1))
+	bound.Spec.NodeName = "elsewhere"
+	r.store(w, bound)
 	try := func() *fwk.Status {
 		_, status := r.pl.PreFilter(t.Context(), framework.NewCycleState(), p, nil)
 		return status
@@ -220,9 +222,16 @@ func TestASuspectedPodKeepsItsGPUsForAWhile(t *testing.T) {
 		if status := try(); status.Code() != fwk.Error || !strings.Contains(status.Message(), "pod ns/p") {
 			t.Errorf("after %v the pod is tried again: %v %q", after, status.Code(), status.Message())
 		}
+		if r.activated != nil {
+			t.Errorf("after %v other pods are woken, and nothing was given back", after)
+		}
 	}
 	r.now = time.Unix(1_000_000, 0).Add(bindingGrace)
-	if got := r.filter(r.cycleOf(w), w, "a"); got != "" {
+	state := r.cycleOf(w)
+	if r.activated["ns/w"] == nil || r.activated["ns/bound"] != nil {
+		t.Errorf("no event says that the GPU is free, so those who wait must be woken, and only they: %v", r.activated)
+	}
+	if got := r.filter(state, w, "a"); got != "" {
 		t.Errorf("after the grace the GPU is not free: %q", got)
 	}
 	if status := try(); !status.IsSuccess() {

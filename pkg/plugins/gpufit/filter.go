@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/cluster"
@@ -44,11 +45,24 @@ func (pl *Plugin) ready(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	pl.seed.Do(func() { pl.learner.seed(pl.shared.pods(), pod.Spec.SchedulerName) })
-	pl.shared.cache.Expire(pl.now())
+	if len(pl.shared.cache.Expire(pl.now())) > 0 {
+		pl.wake(ctx)
+	}
 	if pl.shared.cache.Suspected(string(pod.UID)) {
 		return fmt.Errorf("the API server did not say whether an earlier binding of pod %s/%s succeeded; it is tried again when that is known", pod.Namespace, pod.Name)
 	}
 	return nil
+}
+
+// wake has every pod that waits tried again: GPUs were given back without an event that a hint could answer.
+func (pl *Plugin) wake(ctx context.Context) {
+	waiting := map[string]*v1.Pod{}
+	for _, p := range pl.shared.pods() {
+		if p.Spec.NodeName == "" {
+			waiting[p.Namespace+"/"+p.Name] = p
+		}
+	}
+	pl.handle.Activate(klog.FromContext(ctx), waiting)
 }
 
 // PreFilterExtensions implements fwk.PreFilterPlugin.

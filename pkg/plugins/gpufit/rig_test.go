@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	schedulercache "k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
@@ -38,6 +39,7 @@ type rig struct {
 	nominated map[string][]fwk.PodInfo
 	nodes     map[string]*v1.Node
 	now       time.Time
+	activated map[string]*v1.Pod
 	create    func(runtime.Object) (fwk.Plugin, error)
 	pl        *Plugin
 }
@@ -51,6 +53,10 @@ type handle struct {
 func (h handle) ClientSet() kubernetes.Interface                        { return h.rig.api }
 func (h handle) SharedInformerFactory() informers.SharedInformerFactory { return h.rig.factory }
 func (h handle) NominatedPodsForNode(node string) []fwk.PodInfo         { return h.rig.nominated[node] }
+
+func (h handle) Activate(_ klog.Logger, pods map[string]*v1.Pod) {
+	h.rig.activated = pods
+}
 
 func (h handle) SnapshotSharedLister() fwk.SharedLister {
 	var nodes []*v1.Node
