@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,6 +44,10 @@ func TestMistakesAreErrorsThatSayWhatIsAccepted(t *testing.T) {
 		{[]string{"top", "-l", "a in"}, `--selector is "a in"`},
 		{[]string{"why"}, "0 arguments: want the name of one pod"},
 		{[]string{"why", "a", "b"}, "2 arguments: want the name of one pod"},
+		{[]string{"why", "pod/"}, `"" is no name of a pod`},
+		{[]string{"why", "ml/a/b"}, `"ml/a/b" is no name of a pod: want POD, pod/POD or NAMESPACE/POD`},
+		{[]string{"why", "ml/"}, `"ml/" is no name of a pod`},
+		{[]string{"why", "ml/a", "-n", "web"}, "ml/a is in namespace ml, and --namespace is web: want one of them"},
 		{[]string{"why", "a", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
 		{[]string{"version", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
 	} {
@@ -150,6 +155,49 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 	if _, err := run(t, "top", "--server=http://127.0.0.1:1"); err == nil || !strings.Contains(Advise(err).Error(), "cannot be reached") {
 		t.Errorf("top without a server: %v", err)
+	}
+}
+
+func TestHowAPodIsNamed(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	for _, tc := range []struct{ flag, arg, want string }{
+		{"", "a", "default/a"},
+		{"ml", "a", "ml/a"},
+		{"ml", "pod/a", "ml/a"},
+		{"", "pods/a", "default/a"},
+		{"", "ml/a", "ml/a"},
+		{"ml", "ml/a", "ml/a"},
+		{"", "pod/ml/a", "ml/a"},
+		{"job", "a", "job/a"},
+	} {
+		s := &shell{flags: genericclioptions.NewConfigFlags(true)}
+		s.flags.Namespace = &tc.flag
+		namespace, name, err := s.podNamed(tc.arg)
+		if got := namespace + "/" + name; err != nil || got != tc.want {
+			t.Errorf("-n %q %s: %s, %v, want %s", tc.flag, tc.arg, got, err, tc.want)
+		}
+	}
+}
+
+func TestWhatIsNoPod(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	none := apierrors.NewNotFound(pods, "a")
+	for _, tc := range []struct {
+		arg, namespace string
+		err            error
+		want           string
+	}{
+		{"a", "ml", none, `pod "a" not found in namespace "ml": is it in another namespace (-n)?`},
+		{"ml/a", "ml", none, `pod "a" not found in namespace "ml": is it in another namespace (-n)?`},
+		{"a", "jobs", none, `pod "a" not found in namespace "jobs": is it in another namespace (-n)?`},
+		{"deploy/a", "deploy", none, "deploy/a is not a pod: want the name of one of its pods, see kubectl get pods"},
+		{"deployments.apps/a", "deployments.apps", none, "deployments.apps/a is not a pod: want the name of one of its pods, see kubectl get pods"},
+		{"job/a", "job", apierrors.NewForbidden(pods, "a", errors.New("no")), "job/a is not a pod: want the name of one of its pods, see kubectl get pods"},
+		{"job/a", "job", errors.New("odd"), "reading pod job/a: odd"},
+	} {
+		if got := notGot(tc.arg, tc.namespace, "a", tc.err).Error(); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.arg, got, tc.want)
+		}
 	}
 }
 

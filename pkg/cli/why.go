@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,7 @@ type whyOptions struct {
 func newWhy(s *shell) *cobra.Command {
 	o := &whyOptions{}
 	cmd := &cobra.Command{
-		Use:   "why POD",
+		Use:   "why [NAMESPACE/]POD",
 		Short: "Say why a pod waits, or where it is",
 		Long: `Say why a pod waits, or where it is and which GPUs it holds.
 
@@ -30,7 +31,10 @@ API server shows now. Other pods that wait, and what the scheduler has decided a
 		Example: `  # A pod of the current namespace
   weft why train-0
 
-  # A pod of another one, for a script
+  # A pod of another one
+  weft why ml/train-0
+
+  # The same, for a script
   weft why -n ml train-0 -o json | jq -r '.classes[] | "\(.nodes) \(.reason)"'`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -57,11 +61,7 @@ API server shows now. Other pods that wait, and what the scheduler has decided a
 }
 
 func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
-	name := arg
-	for _, prefix := range []string{"pod/", "pods/"} {
-		name = strings.TrimPrefix(name, prefix)
-	}
-	namespace, err := s.namespace()
+	namespace, name, err := s.podNamed(arg)
 	if err != nil {
 		return err
 	}
@@ -70,10 +70,8 @@ func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
 		return err
 	}
 	pod, err := client.CoreV1().Pods(namespace).Get(cmd.Context(), name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("pod %q not found in namespace %q: is it another one? (-n)", name, namespace)
-	} else if err != nil {
-		return fmt.Errorf("reading pod %s/%s: %w", namespace, name, err)
+	if err != nil {
+		return notGot(arg, namespace, name, err)
 	}
 	answer, done := NewPodAnswer(pod, s.schedulerName)
 	if !done {
@@ -89,6 +87,46 @@ func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
 		return encode(s.streams.Out, o.output, answer)
 	}
 	return RenderAnswer(s.streams.Out, answer, AnswerOptions{Colour: s.colour(), ASCII: ascii()})
+}
+
+// podNamed reads what a pod is called by: POD, pod/POD, or NAMESPACE/POD as weft prints it.
+func (s *shell) podNamed(arg string) (namespace, name string, err error) {
+	namespace, err = s.namespace()
+	if err != nil {
+		return "", "", err
+	}
+	first, rest, qualified := strings.Cut(arg, "/")
+	switch {
+	case !qualified && arg != "":
+		return namespace, arg, nil
+	case slices.Contains([]string{"pod", "pods", "po"}, strings.ToLower(first)):
+		return s.podNamed(rest)
+	case first == "" || rest == "" || strings.Contains(rest, "/"):
+		return "", "", fmt.Errorf("%q is no name of a pod: want POD, pod/POD or NAMESPACE/POD", arg)
+	case *s.flags.Namespace != "" && *s.flags.Namespace != first:
+		return "", "", fmt.Errorf("%s is in namespace %s, and --namespace is %s: want one of them", arg, first, namespace)
+	}
+	return first, rest, nil
+}
+
+// notPods are kinds that people name when they mean their pods, as kubectl has them. There can be namespaces of such names,
+// so it is asked only when there is no such pod.
+var notPods = []string{
+	"deploy", "deployment", "deployments", "rs", "replicaset", "replicasets", "sts", "statefulset", "statefulsets", "ds",
+	"daemonset", "daemonsets", "job", "jobs", "cj", "cronjob", "cronjobs", "svc", "service", "services", "no", "node", "nodes",
+	"podgroup", "podgroups", "jobset", "jobsets",
+}
+
+// notGot says why there is no pod to speak of, given what the API server answered.
+func notGot(arg, namespace, name string, err error) error {
+	kind, _, _ := strings.Cut(strings.ToLower(namespace), ".") // deployments.apps
+	switch {
+	case (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) && strings.Contains(arg, "/") && slices.Contains(notPods, kind):
+		return fmt.Errorf("%s is not a pod: want the name of one of its pods, see kubectl get pods", arg)
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("pod %q not found in namespace %q: is it in another namespace (-n)?", name, namespace)
+	}
+	return fmt.Errorf("reading pod %s/%s: %w", namespace, name, err)
 }
 
 // lastWord is what is left to say to somebody who may see the pod and not the cluster: what the scheduler said of it. It is
