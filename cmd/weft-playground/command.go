@@ -66,7 +66,7 @@ pods that fit are bound and no GPU is given twice. Takes less than a minute.`,
 }
 
 func newUp(out io.Writer) *cobra.Command {
-	o := options{}
+	o := options{keepScheduler: true}
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start a cluster and leave it running until Ctrl-C",
@@ -111,6 +111,8 @@ type options struct {
 	apiServerArgs  []string
 	schedulerArgs  []string
 	leaderElection bool
+	// keepScheduler is no flag: up does, and the demo has to fail.
+	keepScheduler bool
 
 	nodes                 string
 	openbNodes, openbPods string
@@ -191,7 +193,7 @@ func (o *options) runCluster(ctx context.Context, r *running, do func(context.Co
 	}
 	r.cluster, err = playground.Start(ctx, playground.Options{
 		Dir: o.dir, Binary: exe, APIServer: o.apiServer, APIServerArgs: o.apiServerArgs,
-		Scheduler: o.scheduler, SchedulerArgs: o.schedulerArgs, LeaderElection: o.leaderElection,
+		Scheduler: o.scheduler, SchedulerArgs: o.schedulerArgs, LeaderElection: o.leaderElection, KeepScheduler: o.keepScheduler,
 		Nodes: r.nodes, Progress: r.progress,
 	})
 	if err != nil {

@@ -24,6 +24,9 @@ type Options struct {
 	SchedulerArgs []string
 	// LeaderElection turns on what the shipped configuration has on: one scheduler alone is quicker without.
 	LeaderElection bool
+	// KeepScheduler starts the scheduler again when it ends by itself, which otherwise ends the run. It then is nobody
+	// else's: Cluster.Scheduler is nil.
+	KeepScheduler bool
 	// Nodes are simulated.
 	Nodes []Node
 	// Progress gets a line per step; nil for none.
@@ -39,6 +42,8 @@ type Cluster struct {
 	// SchedulerOptions are those that Scheduler was started with, to start another after it was killed.
 	SchedulerOptions SchedulerOptions
 
+	// keeper is the goroutine that keeps the scheduler, where one does.
+	keeper   sync.WaitGroup
 	stopOnce sync.Once
 }
 
@@ -82,9 +87,13 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	go func() {
 		p, err := StartScheduler(ctx, c.SchedulerOptions)
 		if err == nil {
-			c.Scheduler = p
-			c.watch(p)
 			o.Progress.Printf("weft-scheduler on %s", p.Address())
+			if o.KeepScheduler {
+				c.keeper.Go(func() { c.keep(p, o.Progress) })
+			} else {
+				c.Scheduler = p
+				c.watch(p)
+			}
 		}
 		scheduler <- err
 	}()
@@ -146,6 +155,7 @@ func (c *Cluster) Stop() error {
 	var err error
 	c.stopOnce.Do(func() {
 		c.finish(nil)
+		c.keeper.Wait()
 		var wg sync.WaitGroup
 		for _, p := range []*Process{c.Scheduler, c.KWOK} {
 			if p != nil {
