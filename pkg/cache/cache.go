@@ -88,16 +88,16 @@ func (c *Cache) Assume(node string, p cluster.Pod) error {
 }
 
 // Confirm records that the API server shows the pod bound to the node with this holding, which wins over whatever was
-// assumed. Repeating it changes nothing.
-func (c *Cache) Confirm(node string, p cluster.Pod) {
+// assumed. It reports whether that was news; repeating it changes nothing.
+func (c *Cache) Confirm(node string, p cluster.Pod) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h := c.pods[p.UID]; h != nil {
 		if h.node == node {
 			if held, ok := c.nodes[node].Pod(p.UID); ok && held.Equal(p) {
-				h.confirmed = true
+				news, h.confirmed = !h.confirmed, true
 				delete(c.suspected, p.UID)
-				return
+				return news
 			}
 		} else {
 			c.drop(p.UID)
@@ -110,6 +110,7 @@ func (c *Cache) Confirm(node string, p cluster.Pod) {
 	c.set(n.With(p))
 	c.pods[p.UID] = &holding{node: node, confirmed: true}
 	delete(c.suspected, p.UID)
+	return true
 }
 
 // Suspect records that nobody knows whether the assumed pod was bound: it keeps what it holds until Confirm, Forget, or

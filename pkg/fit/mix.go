@@ -156,9 +156,6 @@ func (m *Mix) cpuRank(milliCPU int64) int {
 	return k
 }
 
-// Len is the number of classes.
-func (m Mix) Len() int { return m.classes }
-
 // FragmentMicroGPU is the idle GPU capacity of the node that the next request is expected to find of no use, in micro-GPU
 // (a millionth of a GPU): over the classes of the mix, the mean of what the class cannot use. For one class that is
 //

@@ -293,7 +293,7 @@ func TestNewMixCovers95Percent(t *testing.T) {
 			}
 		})
 	}
-	if got := NewMix(map[Class]int64{{MilliCPU: 1}: 50, class(1): 50}).Len(); got != 2 {
+	if got := NewMix(map[Class]int64{{MilliCPU: 1}: 50, class(1): 50}).classes; got != 2 {
 		t.Errorf("%d classes, want 2: a class without GPUs is one", got)
 	}
 }

@@ -161,15 +161,14 @@ func (t *Tracker) refreshPod(seen *v1.Pod) {
 		// Pending: if it is assumed, that stays.
 	default:
 		p, err := Holding(pod)
-		if err != nil {
-			klog.Background().Info("A bound pod holds GPUs that cannot be placed; as many are withheld", "pod", klog.KObj(pod),
-				"node", pod.Spec.NodeName, "reason", err.Error())
-		}
 		if p.Assignment.Empty() && p.Unplaced.Empty() {
 			t.cache.Forget(p.UID)
 			return
 		}
-		t.cache.Confirm(pod.Spec.NodeName, p)
+		if news := t.cache.Confirm(pod.Spec.NodeName, p); news && err != nil {
+			klog.Background().Info("A bound pod holds GPUs that cannot be placed; as many are withheld", "pod", klog.KObj(pod),
+				"node", pod.Spec.NodeName, "reason", err.Error())
+		}
 	}
 }
 
