@@ -103,11 +103,40 @@ type shell struct {
 
 // client is a client of the cluster that flags and kubeconfig name.
 func (s *shell) client() (kubernetes.Interface, error) {
+	if err := s.nowhere(); err != nil {
+		return nil, err
+	}
 	config, err := s.flags.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
 	return kubernetes.NewForConfig(config)
+}
+
+// nowhere is the error of somebody who has named no cluster. The libraries would then try a server on this machine, and say
+// that it cannot be reached.
+func (s *shell) nowhere() error {
+	loader := s.flags.ToRawKubeConfigLoader()
+	config, err := loader.RawConfig()
+	named := *s.flags.APIServer != ""
+	for _, variable := range []string{"KUBERNETES_MASTER", "KUBERNETES_SERVICE_HOST"} { // the latter within a pod
+		named = named || os.Getenv(variable) != ""
+	}
+	if err != nil || named || len(config.Clusters) > 0 {
+		return nil // an error is reported by whoever needs the rest of it
+	}
+	fault := "does not exist"
+	paths := loader.ConfigAccess().GetLoadingPrecedence()
+	for _, path := range paths {
+		if _, err := os.Stat(path); err == nil {
+			fault = "names no cluster"
+		}
+	}
+	where := strings.Join(paths, string(filepath.ListSeparator))
+	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "" && *s.flags.KubeConfig == "" {
+		where = clientcmd.RecommendedConfigPathEnvVar + "=" + where
+	}
+	return fmt.Errorf("no kubeconfig was found: %s %s\nexport KUBECONFIG, or give --kubeconfig", where, fault)
 }
 
 // namespace is the one of the flag, else of the context.

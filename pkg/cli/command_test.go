@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -155,6 +156,32 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 	if _, err := run(t, "top", "--server=http://127.0.0.1:1"); err == nil || !strings.Contains(Advise(err).Error(), "cannot be reached") {
 		t.Errorf("top without a server: %v", err)
+	}
+}
+
+func TestWithoutAKubeconfig(t *testing.T) {
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	t.Setenv("KUBERNETES_MASTER", "")
+	for _, tc := range []struct{ env, flag, want string }{
+		{filepath.Join(dir, "none"), "", "no kubeconfig was found: KUBECONFIG=" + filepath.Join(dir, "none") + " does not exist"},
+		{empty, "", "no kubeconfig was found: KUBECONFIG=" + empty + " names no cluster"},
+		{filepath.Join(dir, "none"), empty, "no kubeconfig was found: " + empty + " names no cluster"},
+	} {
+		t.Setenv("KUBECONFIG", tc.env)
+		for _, args := range [][]string{{"top"}, {"why", "a"}} {
+			streams, _, _, _ := genericiooptions.NewTestIOStreams()
+			cmd := NewCommand("weft", streams)
+			cmd.SetArgs(append(args, "--kubeconfig", tc.flag))
+			err := Advise(cmd.ExecuteContext(t.Context()))
+			if want := tc.want + "\nexport KUBECONFIG, or give --kubeconfig"; err == nil || err.Error() != want {
+				t.Errorf("weft %v: %v, want %s", args, err, want)
+			}
+		}
 	}
 }
 
