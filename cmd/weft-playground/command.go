@@ -57,7 +57,15 @@ pods that fit are bound and no GPU is given twice. Takes less than a minute.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), out, func(ctx context.Context, r *running) error {
-				return r.cluster.Demo(ctx, r.progress, r.printMap)
+				return r.cluster.Demo(ctx, r.progress, func(ctx context.Context) error {
+					objects, err := r.objects(ctx)
+					if err != nil {
+						return err
+					}
+					r.printWaiting(objects)
+					r.progress.Printf("\nThe demo ends here; make up starts a cluster that stays, to try things in. This is where everything went:\n")
+					return r.printMap(objects)
+				})
 			})
 		},
 	}
@@ -273,16 +281,30 @@ func (r *running) place(ctx context.Context, pods []playground.Pod, inOrder bool
 	}
 	r.progress.Printf("%d pods bound at %.0f per second, %d unschedulable; GPUs granted: %s",
 		counts.Bound, counts.PerSecond(), counts.Unschedulable, playground.Share(counts.MilliGPU, capacity))
-	playground.PrintUnschedulable(r.progress, unschedulable)
-	if len(r.nodes) <= mapNodes {
-		r.progress.Printf("")
-		return r.printMap(ctx, r.cluster.ControlPlane.AdminConfig())
+	if len(r.nodes) > mapNodes {
+		playground.PrintUnschedulable(r.progress, unschedulable)
+		return nil
 	}
-	return nil
+	objects, err := r.objects(ctx)
+	if err != nil {
+		return err
+	}
+	// One by one they are told more of, many are summed up.
+	if len(unschedulable) <= mostReasons {
+		r.progress.Printf("")
+		r.printWaiting(objects)
+	} else {
+		playground.PrintUnschedulable(r.progress, unschedulable)
+	}
+	r.progress.Printf("")
+	return r.printMap(objects)
 }
 
-// mapNodes is how many nodes still make a map that somebody reads.
-const mapNodes = 40
+// mapNodes is how many nodes still make a map that somebody reads, mostReasons how many pods have their reasons read.
+const (
+	mapNodes    = 40
+	mostReasons = 10
+)
 
 func shapeTable() string {
 	var b strings.Builder

@@ -2,46 +2,46 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"golang.org/x/term"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"weft.sh/weft/pkg/cli"
 	"weft.sh/weft/pkg/playground"
 )
 
-// printMap shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it, and then the
-// GPUs as `weft top` does.
-func (r *running) printMap(ctx context.Context, cfg *rest.Config) error {
-	client, err := kubernetes.NewForConfig(cfg)
+// objects reads what the cluster holds.
+func (r *running) objects(ctx context.Context) (cli.Objects, error) {
+	client, err := kubernetes.NewForConfig(r.cluster.ControlPlane.AdminConfig())
 	if err != nil {
-		return err
+		return cli.Objects{}, err
 	}
-	objects, err := cli.List(ctx, client, nil)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(r.progress)
+	return cli.List(ctx, client, nil)
+}
+
+// printWaiting shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it.
+func (r *running) printWaiting(objects cli.Objects) {
 	for _, p := range objects.Pods {
 		if p.Spec.NodeName != "" || p.Spec.SchedulerName != playground.SchedulerName {
 			continue
 		}
 		a := cli.NewAnswer(p, objects, playground.SchedulerName)
 		if len(a.Classes) == 0 {
-			fmt.Fprintf(r.progress, "%s: %s\n", p.Name, a.Message)
+			r.progress.Printf("%s: %s", p.Name, a.Message)
 			continue
 		}
 		c := a.Classes[0]
-		fmt.Fprintf(r.progress, "%s cannot run.\n  %s: %s", p.Name, c.Reason, c.Text)
+		detail := ""
 		if c.Detail != "" {
-			fmt.Fprintf(r.progress, " (%s)", c.Detail)
+			detail = " (" + c.Detail + ")"
 		}
-		fmt.Fprintf(r.progress, ", on %s\n  → %s\n", c.Node, c.Advice)
+		r.progress.Printf("%s cannot run.\n  %s: %s%s, on %s\n  → %s", p.Name, c.Reason, c.Text, detail, c.Node, c.Advice)
 	}
-	fmt.Fprintln(r.progress)
+}
+
+// printMap shows the GPUs as `weft top` does.
+func (r *running) printMap(objects cli.Objects) error {
 	opts := cli.MapOptions{Colour: r.progress.Terminal() && os.Getenv("NO_COLOR") == ""}
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && r.progress.Terminal() {
 		opts.Width = width

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"k8s.io/client-go/rest"
 )
 
 // DemoNodes is the cluster of the demo, as for --nodes.
@@ -97,9 +95,9 @@ const demoTimeout = 45 * time.Second
 var ErrDemo = errors.New("the demo did not end as it should")
 
 // Demo creates the demo's pods on a cluster of DemoNodes, waits until each is bound or reported unschedulable, and has show
-// print what came of it. Its error is nil only when every pod that fits is bound, every other is not, and no GPU is given
+// print what came of it, first the pods that cannot run. Its error is nil only when every pod that fits is bound, every other is not, and no GPU is given
 // twice.
-func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(ctx context.Context, cfg *rest.Config) error) error {
+func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(context.Context) error) error {
 	ctx, stop := context.WithCancel(c.WhileRunning(ctx))
 	defer stop()
 	cfg := c.ControlPlane.AdminConfig()
@@ -124,7 +122,8 @@ func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(ctx co
 	}
 	counts, _ := tracker.Counts()
 	progress.Printf("%d pods bound and %d unschedulable after %.1fs\n", counts.Bound, counts.Unschedulable, time.Since(begin).Seconds())
-	if err := show(ctx, cfg); err != nil {
+	progress.Printf("%d pods created: %d fit, %d cannot, on purpose:\n", len(pods), len(pods)-len(never), len(never))
+	if err := show(ctx); err != nil {
 		return err
 	}
 

@@ -453,7 +453,7 @@ func TestChildrenEndWithTheirParent(t *testing.T) {
 	}
 }
 
-func TestDemo(t *testing.T) {
+func TestPlaygroundDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a kube-apiserver; not with -short")
 	}
@@ -464,10 +464,38 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"49 pods bound and 7 unschedulable", "never-h200\n", "\nGPUs granted: 36.5 of 44"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("%q is not in the output:\n%s", want, out)
+	inOrder(
+		t, string(out), "49 pods bound and 7 unschedulable", "56 pods created: 49 fit, 7 cannot, on purpose:", "never-h200 cannot run.",
+		"make up", "44 GPUs on 7 nodes", "82.9% assigned", "\nW held whole",
+	)
+	u.nothingLeft(t)
+}
+
+// inOrder reports texts that do not stand in the output after those before them.
+func inOrder(t *testing.T, out string, texts ...string) {
+	t.Helper()
+	rest := out
+	for _, want := range texts {
+		_, after, ok := strings.Cut(rest, want)
+		if !ok {
+			t.Fatalf("%q is not where it should be in the output:\n%s", want, out)
 		}
+		rest = after
+	}
+}
+
+func TestPlaygroundUpWithAWorkload(t *testing.T) {
+	u, _ := newUp(t)
+	cmd := exec.CommandContext(t.Context(), u.cmd.Path, "up", "--workload", "--exit", "--scheduler", binary(t, "weft-scheduler"))
+	cmd.Env = u.cmd.Env
+	b, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	out := string(b)
+	inOrder(t, out, "export KUBECONFIG=", "bin/weft why POD", "49 pods bound at ", "never-h200 cannot run.", "44 GPUs on 7 nodes")
+	if n := strings.Count(out, "never-h200"); n != 1 {
+		t.Errorf("why never-h200 cannot run is said %d times:\n%s", n, out)
 	}
 	u.nothingLeft(t)
 }
