@@ -96,6 +96,9 @@ Shapes:
   weft-playground up --openb-nodes openb_node_list_gpu_node.csv --openb-pods openb_pod_list_default.csv --pods 5000`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.openbNodes != "" && cmd.Flags().Changed("nodes") {
+				return errors.New("--nodes and --openb-nodes both say which nodes there are: leave out one of them")
+			}
 			return o.run(cmd.Context(), out, o.up)
 		},
 	}
@@ -107,8 +110,6 @@ Shapes:
 	f.IntVar(&o.pods, "pods", 0, "create only the first `N` pods of --openb-pods; 0 is all of them")
 	f.BoolVar(&o.workload, "workload", false, "create the pods of the demo")
 	f.BoolVar(&o.exit, "exit", false, "stop when the workload is placed, instead of running until Ctrl-C")
-	cmd.MarkFlagsMutuallyExclusive("nodes", "openb-nodes")
-	cmd.MarkFlagsMutuallyExclusive("workload", "openb-pods")
 	return cmd
 }
 
@@ -144,6 +145,9 @@ func (o *options) validate() error {
 	}
 	if o.pods > 0 && o.openbPods == "" {
 		return errors.New("--pods limits --openb-pods, which is missing")
+	}
+	if o.workload && o.openbPods != "" {
+		return errors.New("--workload and --openb-pods both say which pods to create: leave out one of them")
 	}
 	if o.openbPods != "" && o.openbNodes == "" {
 		return errors.New("--openb-pods are for the nodes of the same trace: add --openb-nodes")

@@ -117,7 +117,7 @@ func makeDir(dir string) (_ string, temporary bool, _ error) {
 		return "", false, fmt.Errorf("directory of the run: %w", err)
 	}
 	if len(entries) > 0 {
-		return "", false, fmt.Errorf("directory of the run: %s is not empty: name one that is, or remove it", dir)
+		return "", false, fmt.Errorf("directory of the run: %s is not empty: name one that is, or one that does not exist", dir)
 	}
 	return dir, false, nil
 }

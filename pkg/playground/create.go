@@ -113,7 +113,7 @@ func WaitNodesReady(ctx context.Context, cfg *rest.Config, count int, progress *
 		return sofar >= count && sofar == len(nodes.Items), nil
 	})
 	if err != nil {
-		return fmt.Errorf("only %d of %d nodes became ready; see kwok.log: %w", sofar, count, errors.Join(err, context.Cause(ctx)))
+		return fmt.Errorf("only %d of %d nodes became ready; kwok.log may say why, which --dir keeps: %w", sofar, count, errors.Join(err, context.Cause(ctx)))
 	}
 	progress.Printf("%d nodes ready after %.1fs more", sofar, time.Since(begin).Seconds())
 	return nil

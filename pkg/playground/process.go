@@ -42,12 +42,17 @@ type ExitError struct {
 	Tail string
 }
 
-// Error says which process ended, how, and what it said last.
+// Error says which process ended, how, and what it said last. The log is named only as long as it is there: a temporary
+// folder is gone when the error of a run is read.
 func (e *ExitError) Error() string {
-	if e.Tail == "" {
-		return fmt.Sprintf("%s ended unexpectedly (%s) and wrote nothing to %s", e.Name, e.State, e.LogPath)
+	log := "its log"
+	if _, err := os.Stat(e.LogPath); err == nil {
+		log = e.LogPath
 	}
-	return fmt.Sprintf("%s ended unexpectedly (%s); the end of %s:\n%s", e.Name, e.State, e.LogPath, e.Tail)
+	if e.Tail == "" {
+		return fmt.Sprintf("%s ended unexpectedly (%s) and wrote nothing to %s", e.Name, e.State, log)
+	}
+	return fmt.Sprintf("%s ended unexpectedly (%s); the end of %s:\n%s", e.Name, e.State, log, e.Tail)
 }
 
 // tailBytes is how much of a log an error repeats: enough for a panic's first frames, and it still fits a screen.
@@ -191,7 +196,7 @@ func (p *Process) waitReady(ctx context.Context, check func(context.Context) err
 		case <-p.done:
 			return cmpErr(p.Wait(), fmt.Errorf("%s was stopped while it started", p.name))
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w (%w); its log is %s", p.name, context.Cause(ctx), err, p.logPath)
+			return fmt.Errorf("%s is not ready: %w (%w); the end of its log:\n%s", p.name, context.Cause(ctx), err, tail(p.logPath))
 		case <-tick.C:
 		}
 	}

@@ -39,6 +39,25 @@ func TestProcessThatEndsByItself(t *testing.T) {
 	}
 }
 
+func TestExitErrorNamesNoLogThatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "x.log")
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := &ExitError{Name: "x", State: "exit status 1", LogPath: log}
+	if want := "and wrote nothing to " + log; !strings.Contains(e.Error(), want) {
+		t.Errorf("got %q, want %q", e, want)
+	}
+	e.Tail = "last words"
+	if err := os.Remove(log); err != nil {
+		t.Fatal(err)
+	}
+	if want := "x ended unexpectedly (exit status 1); the end of its log:\nlast words"; e.Error() != want {
+		t.Errorf("got %q, want %q", e, want)
+	}
+}
+
 func TestProcessThatIsToldToEnd(t *testing.T) {
 	p := shell(t, "exec sleep 600")
 	p.Stop()

@@ -54,7 +54,7 @@ func (c *Cluster) RunWorkload(ctx context.Context, pods []Pod, inOrder bool, cap
 }
 
 // errStalled is why a wait for the scheduler was given up.
-var errStalled = fmt.Errorf("nothing happened for %v; see weft-scheduler.log", stall)
+var errStalled = fmt.Errorf("nothing happened for %v; weft-scheduler.log may say why, which --dir keeps", stall)
 
 // Share is an amount of milli-GPU out of a capacity, in words.
 func Share(milli, capacity int64) string {
