@@ -41,8 +41,8 @@ func TestTheMostHopefulNodeSpeaksForItsClass(t *testing.T) {
 	want := Class{
 		Products: []string{"NVIDIA-H100-80GB-HBM3"}, GPUsPerNode: 8, GPUMemoryMiB: 81559, Sharing: true, Source: "slices", Taints: []string{},
 		Nodes: 3, Fitting: []string{}, Reason: "InsufficientGPU", Text: "too few idle GPUs",
-		Detail: "asks for 8 whole GPUs; 4 of 8 GPUs would do", Node: "b", Advice: "wait for a pod to end, or add nodes",
-		Event: "a pod giving back GPUs or other resources", Resolvable: true,
+		Detail: "asks for 8 whole GPUs; 4 of 8 GPUs are idle", Node: "b", Advice: "wait for a pod to end, or add nodes",
+		Event: "a pod ending", Resolvable: true,
 		Reasons: []ReasonCount{{"InsufficientGPU", 2}, {"NodeUnschedulable", 1}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -33,7 +33,7 @@ func NewCommand(program string, streams genericiooptions.IOStreams) *cobra.Comma
 	}
 	root := &cobra.Command{
 		Use:   "weft",
-		Short: "See the GPUs of a cluster, who is on them, and why a pod waits",
+		Short: "See the GPUs of a cluster, how full they are, and why a pod waits",
 		Long: `weft shows the GPUs of a Kubernetes cluster as the Weft scheduler sees them, and says why a pod waits.
 
 It only reads, with the kubeconfig and the flags of kubectl. Installed as kubectl-weft it is "kubectl weft".`,

@@ -185,6 +185,28 @@ func TestWithoutAKubeconfig(t *testing.T) {
 	}
 }
 
+func TestAProductThatNobodyHas(t *testing.T) {
+	s := parseScenario(t, "node a gpus=1\nnode b gpus=2 product=Tesla-T4 memory=15360 from=labels")
+	for _, tc := range []struct {
+		objects  Objects
+		products []string
+		want     string
+	}{
+		{s.Objects, nil, ""},
+		{s.Objects, []string{"Tesla-T4", "NVIDIA-H100-80GB-HBM3"}, ""},
+		{s.Objects, []string{"Tesla-T4", "H100"}, `no node has GPUs of model "H100": there are NVIDIA-H100-80GB-HBM3, Tesla-T4`},
+		{Objects{}, []string{"H100"}, `no node has GPUs of model "H100": there are none`},
+	} {
+		got := ""
+		if err := (&topOptions{products: tc.products}).knownProducts(tc.objects); err != nil {
+			got = err.Error()
+		}
+		if got != tc.want {
+			t.Errorf("--product %v: %q, want %q", tc.products, got, tc.want)
+		}
+	}
+}
+
 func TestHowAPodIsNamed(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	for _, tc := range []struct{ flag, arg, want string }{

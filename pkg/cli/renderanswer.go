@@ -93,6 +93,9 @@ func asksOf(a Answer) string {
 			ask.Kind = gpu.MIG
 		}
 		text := ask.String()
+		if c.Count == 1 {
+			text = strings.TrimSuffix(text, " each")
+		}
 		if c.Init {
 			text += " (" + c.Container + ", init)"
 		} else if len(a.Asks) > 1 {
@@ -154,7 +157,7 @@ func renderClass(out *strings.Builder, s style, c Class) {
 	others(out, c)
 	fmt.Fprintf(out, "  → %s\n", c.Advice)
 	if c.Resolvable {
-		fmt.Fprintf(out, "    it is tried again after %s\n", c.Event)
+		out.WriteString("    it is tried again when a pod ends\n")
 	}
 }
 

@@ -56,6 +56,8 @@ const (
 	maxListed = 12
 	barWidth  = 4
 	cellWidth = barWidth + 1
+	// maxTotalsWidth is where the sums break, which is before the end of a terminal of any width.
+	maxTotalsWidth = 76
 	// defaultWidth is where lines break that can, when the width is not known.
 	defaultWidth = 120
 )
@@ -290,22 +292,65 @@ func (m *mapper) totals() {
 	if t.MIGGPUs > 0 {
 		parts = append(parts, fmt.Sprintf("%d in MIG mode", t.MIGGPUs))
 	}
-	idle := fmt.Sprintf("%d idle", t.IdleGPUs)
-	if t.WithheldGPUs > 0 {
-		idle += fmt.Sprintf(" (%d withheld)", t.WithheldGPUs)
-	}
-	parts = append(parts, idle)
+	parts = append(parts, m.idle())
 	if t.UnhealthyGPUs > 0 {
-		parts = append(parts, m.style.paint(colourRed, fmt.Sprintf("%d unhealthy", t.UnhealthyGPUs)))
+		parts = append(parts, fmt.Sprintf("%d unhealthy", t.UnhealthyGPUs))
 	}
 	parts = append(parts, count(t.Pods, "pod"))
-	m.printf("  %s\n", strings.Join(parts, ", "))
+	m.parts(parts)
 	m.printf("  free %s GPU", gpus(t.FreeMilliGPU))
-	if t.MixPods > 0 {
-		m.printf(", of which %s (%s) fragmented: of no use to the mix of %s", gpus(t.FragmentedMilliGPU),
-			percent(t.FragmentedPerMille), count(t.MixPods, "request"))
+	if t.MixPods > 0 && t.FreeMilliGPU > 0 {
+		m.printf(", of which %s (%s) fragmented:\n  too small or of the wrong kind for what pods here ask for", gpus(t.FragmentedMilliGPU),
+			percent(t.FragmentedPerMille))
 	}
 	m.printf("\n")
+}
+
+// parts prints the parts of a sum, on as many lines as they need.
+func (m *mapper) parts(parts []string) {
+	at := 0
+	for i, p := range parts {
+		size := utf8.RuneCountInString(p)
+		switch {
+		case i == 0:
+			m.printf("  ")
+		case at+len(", ")+size > maxTotalsWidth:
+			m.printf(",\n  ")
+			at = 0
+		default:
+			m.printf(", ")
+			at += len(", ")
+		}
+		if strings.HasSuffix(p, " unhealthy") {
+			p = m.style.paint(colourRed, p)
+		}
+		m.printf("%s", p)
+		at += size
+	}
+	m.printf("\n")
+}
+
+// idle says how many GPUs are idle, and which of them no pod gets.
+func (m *mapper) idle() string {
+	t := m.report.Totals
+	var not []string
+	if t.WithheldGPUs > 0 {
+		not = append(not, fmt.Sprintf("%d withheld", t.WithheldGPUs))
+	}
+	cordoned := 0
+	for _, n := range m.report.Nodes {
+		if n.Cordoned {
+			cordoned += n.IdleGPUs
+		}
+	}
+	if cordoned > 0 {
+		not = append(not, fmt.Sprintf("%d on cordoned nodes", cordoned))
+	}
+	s := fmt.Sprintf("%d idle", t.IdleGPUs)
+	if len(not) > 0 {
+		s += " (" + strings.Join(not, ", ") + ")"
+	}
+	return s
 }
 
 // bars prints a line per node with a bar per GPU.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,8 +25,8 @@ func newTop(s *shell) *cobra.Command {
 	o := &topOptions{}
 	cmd := &cobra.Command{
 		Use:   "top",
-		Short: "Show the GPUs of the cluster and who is on them",
-		Long: `Show the GPUs of the cluster and who is on them.
+		Short: "Show the GPUs of the cluster and how full they are",
+		Long: `Show the GPUs of the cluster and how full they are; with -o wide, who holds them too.
 
 The map has a bar for each GPU of a small cluster, a letter for each of a larger one, and a row for each model of a very
 large one; --detail chooses. "Fragmented" is the part of the free capacity that the next request is expected to find of no
@@ -98,6 +99,9 @@ func (o *topOptions) run(cmd *cobra.Command, s *shell) error {
 			return fmt.Errorf("node %q not found", name)
 		}
 	}
+	if err := o.knownProducts(objects); err != nil {
+		return err
+	}
 	r := NewReport(objects, Selection{Names: o.nodes, Labels: o.labels, Products: o.products, SchedulerName: s.schedulerName})
 	if o.output == "json" || o.output == "yaml" {
 		return encode(s.streams.Out, o.output, r)
@@ -109,4 +113,25 @@ func (o *topOptions) run(cmd *cobra.Command, s *shell) error {
 	}
 	fmt.Fprintln(s.streams.Out)
 	return RenderGPUs(s.streams.Out, r, opts)
+}
+
+// knownProducts refuses a model that no node has: it is mistyped, or not the whole name.
+func (o *topOptions) knownProducts(objects Objects) error {
+	if len(o.products) == 0 {
+		return nil
+	}
+	var have []string
+	for _, n := range NewReport(objects, Selection{}).Nodes {
+		for _, g := range n.GPUs {
+			have = append(have, g.Product)
+		}
+	}
+	slices.Sort(have)
+	have = slices.Compact(have)
+	for _, product := range o.products {
+		if !slices.Contains(have, product) {
+			return fmt.Errorf("no node has GPUs of model %q: there are %s", product, cmp.Or(strings.Join(have, ", "), "none"))
+		}
+	}
+	return nil
 }

@@ -168,7 +168,7 @@ type finding struct {
 
 // detail is the figures in words.
 func (f finding) detail(n *cluster.Node, r gpu.Request) string {
-	asks := "asks for " + f.ask.String()
+	asks := "asks for " + askText(f.ask)
 	if f.together != nil {
 		asks = "asks for " + strings.Join(f.together, " and ") + " together"
 	}
@@ -193,11 +193,54 @@ func (f finding) detail(n *cluster.Node, r gpu.Request) string {
 	case f.Reason == GPUWithheld:
 		return fmt.Sprintf("%s; withheld: %s", asks, withheld(n.Withheld))
 	case f.together != nil:
-		return fmt.Sprintf("%s; %d of %d GPUs are idle", asks, f.have, f.total)
+		return asks + "; " + areOf(f.have, f.total, "idle")
 	case f.ask.Kind == gpu.MIG:
 		return fmt.Sprintf("%s; there is room for %d", asks, f.have)
 	}
-	return fmt.Sprintf("%s; %d of %d GPUs would do", asks, f.have, f.total)
+	shared := 0 // those in MIG mode are given in other ways
+	for i := range n.GPUs {
+		if !n.GPUs[i].MIG {
+			shared++
+		}
+	}
+	switch {
+	case f.Reason == TooFewGPUs && shared < f.total:
+		return asks + "; the node has " + numberOf(f.have) + " not in MIG mode"
+	case f.Reason == TooFewGPUs:
+		return asks + "; the node has " + numberOf(f.have)
+	case f.Reason == SharingUnsupported:
+		return asks + "; " + areOf(f.have, shared, "given in shares")
+	case f.Reason == GPUUnhealthy:
+		return asks + "; " + areOf(f.have, shared, "healthy")
+	case f.Reason == InsufficientGPU:
+		return asks + "; " + areOf(f.have, shared, "idle")
+	}
+	return asks + "; " + areOf(f.have, shared, "free enough")
+}
+
+// askText is an ask in words; of one thing there is no each.
+func askText(a gpu.Ask) string {
+	if a.Count == 1 {
+		return strings.TrimSuffix(a.String(), " each")
+	}
+	return a.String()
+}
+
+// areOf is "3 of 8 GPUs are idle".
+func areOf(have, total int, what string) string {
+	are := "are"
+	if have == 1 {
+		are = "is"
+	}
+	return fmt.Sprintf("%d of %s %s %s", have, numberOf(total), are, what)
+}
+
+// numberOf is "1 GPU", "2 GPUs".
+func numberOf(gpus int) string {
+	if gpus == 1 {
+		return "1 GPU"
+	}
+	return fmt.Sprintf("%d GPUs", gpus)
 }
 
 // listed is what the function says of the node's GPUs, sorted and each once.
@@ -258,7 +301,7 @@ func explainTogether(n *cluster.Node, r gpu.Request) finding {
 	for _, c := range r.Containers {
 		for _, a := range c.Asks {
 			kinds[a.Kind] = true
-			f.together = append(f.together, a.String())
+			f.together = append(f.together, askText(a))
 		}
 	}
 	fits := func(n *cluster.Node) bool { _, ok := plan(n, r, CPU{}, nil); return ok }
@@ -326,6 +369,7 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 			continue
 		case f.have == before || t.reason == TooFewGPUs:
 			f.Reason = TooFewGPUs // nothing was lost in this test: there were too few to begin with
+			f.have = len(slices.DeleteFunc(left, func(g *cluster.GPU) bool { return g.MIG }))
 		default:
 			f.Reason = t.reason
 		}

@@ -71,7 +71,7 @@ const (
 
 // String is the event in words, for people.
 func (e Event) String() string {
-	return [...]string{"a change of the pod", "a change of the nodes", "a pod giving back GPUs or other resources", "the next attempt"}[e]
+	return [...]string{"a change of the pod", "a change of the nodes", "a pod ending", "the next attempt"}[e]
 }
 
 type reasonInfo struct {

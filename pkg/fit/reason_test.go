@@ -102,7 +102,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"a share of a node with labels only": {
 			holding(t, "", wholeOnly(plain(0)), wholeOnly(plain(1))), asking(share(250)),
-			"SharingUnsupported: the node gives out whole GPUs only (asks for 25% of 1 GPU; 0 of 2 GPUs would do)",
+			"SharingUnsupported: the node gives out whole GPUs only (asks for 25% of 1 GPU; 0 of 2 GPUs are given in shares)",
 		},
 		"a profile where no GPU is partitioned": {
 			holding(t, "", two...), asking(instances(1, "1g.10gb")),
@@ -118,19 +118,19 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"a floor above every GPU": {
 			holding(t, "", two...), asking(floor(share(10), 101)),
-			"GPUMemoryTooSmall: no GPU has the memory asked for (asks for 1% of 1 GPU with at least 101 MiB each; the largest has 100 MiB)",
+			"GPUMemoryTooSmall: no GPU has the memory asked for (asks for 1% of 1 GPU with at least 101 MiB; the largest has 100 MiB)",
 		},
 		"a floor above every GPU, whole": {
 			holding(t, "", two...), asking(floor(whole(1), 101)),
-			"GPUMemoryTooSmall: no GPU has the memory asked for (asks for 1 whole GPU with at least 101 MiB each; the largest has 100 MiB)",
+			"GPUMemoryTooSmall: no GPU has the memory asked for (asks for 1 whole GPU with at least 101 MiB; the largest has 100 MiB)",
 		},
 		"more GPUs than there are": {
 			holding(t, "", two...), asking(whole(3)),
-			"TooFewGPUs: the node would be too small even when empty (asks for 3 whole GPUs; 2 of 2 GPUs would do)",
+			"TooFewGPUs: the node would be too small even when empty (asks for 3 whole GPUs; the node has 2 GPUs)",
 		},
 		"a whole GPU where all are partitioned": {
 			holding(t, "", partitioned(0, onDemand)), asking(whole(1)),
-			"TooFewGPUs: the node would be too small even when empty (asks for 1 whole GPU; 0 of 1 GPUs would do)",
+			"TooFewGPUs: the node would be too small even when empty (asks for 1 whole GPU; the node has 0 GPUs not in MIG mode)",
 		},
 		"more instances than there are": {
 			holding(t, "", partitioned(0, onDemand), partitioned(1, onDemand)), asking(instances(3, "4g.24gb")),
@@ -142,11 +142,11 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"one of two is busy and both would not do": {
 			holding(t, "c=g0", two...), several(whole(2), whole(1)),
-			"TooFewGPUs: the node would be too small even when empty (asks for 2 whole GPUs and 1 whole GPU together; 1 of 2 GPUs are idle)",
+			"TooFewGPUs: the node would be too small even when empty (asks for 2 whole GPUs and 1 whole GPU together; 1 of 2 GPUs is idle)",
 		},
 		"an unhealthy GPU": {
 			holding(t, "", plain(0), sick(plain(1))), asking(whole(2)),
-			"GPUUnhealthy: GPUs are unhealthy (asks for 2 whole GPUs; 1 of 2 GPUs would do)",
+			"GPUUnhealthy: GPUs are unhealthy (asks for 2 whole GPUs; 1 of 2 GPUs is healthy)",
 		},
 		"an unhealthy GPU in MIG mode": {
 			holding(t, "", sick(partitioned(0, onDemand))), asking(instances(1, "1g.6gb")),
@@ -158,7 +158,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"an unhealthy GPU, of several asks": {
 			holding(t, "", plain(0), sick(plain(1))), several(whole(1), whole(1)),
-			"GPUUnhealthy: GPUs are unhealthy (asks for 1 whole GPU and 1 whole GPU together; 1 of 2 GPUs are idle)",
+			"GPUUnhealthy: GPUs are unhealthy (asks for 1 whole GPU and 1 whole GPU together; 1 of 2 GPUs is idle)",
 		},
 		"withheld GPUs": {
 			unplaced(holding(t, "", two...), asking(whole(1))), asking(whole(2)),
@@ -178,23 +178,23 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"GPUs in use": {
 			holding(t, "c=g0:1m/1Mi", two...), asking(whole(2)),
-			"InsufficientGPU: too few idle GPUs (asks for 2 whole GPUs; 1 of 2 GPUs would do)",
+			"InsufficientGPU: too few idle GPUs (asks for 2 whole GPUs; 1 of 2 GPUs is idle)",
 		},
 		"GPUs in use, of several asks": {
 			holding(t, "c=g0:1m/1Mi", two...), several(whole(1), whole(1)),
-			"InsufficientGPU: too few idle GPUs (asks for 1 whole GPU and 1 whole GPU together; 1 of 2 GPUs are idle)",
+			"InsufficientGPU: too few idle GPUs (asks for 1 whole GPU and 1 whole GPU together; 1 of 2 GPUs is idle)",
 		},
 		"too small a share left": {
 			holding(t, "c=g0:800m/1Mi,g1", two...), asking(share(250)),
-			"InsufficientGPUShare: too few GPUs with the share left (asks for 25% of 1 GPU; 0 of 2 GPUs would do)",
+			"InsufficientGPUShare: too few GPUs with the share left (asks for 25% of 1 GPU; 0 of 2 GPUs are free enough)",
 		},
 		"shares of several asks": {
 			holding(t, "c=g0:500m/1Mi", plain(0)), several(share(300), share(300)),
-			"InsufficientGPUShare: too few GPUs with the share left (asks for 30% of 1 GPU and 30% of 1 GPU together; 0 of 1 GPUs are idle)",
+			"InsufficientGPUShare: too few GPUs with the share left (asks for 30% of 1 GPU and 30% of 1 GPU together; 0 of 1 GPU are idle)",
 		},
 		"too little memory left": {
 			holding(t, "c=g0:100m/90Mi,g1", two...), asking(share(250)),
-			"InsufficientGPUMemory: too little GPU memory left (asks for 25% of 1 GPU; 0 of 2 GPUs would do)",
+			"InsufficientGPUMemory: too little GPU memory left (asks for 25% of 1 GPU; 0 of 2 GPUs are free enough)",
 		},
 		"the places of the profile are taken": {
 			holding(t, "c=g0:1g.6gb@1:1", partitioned(0, onDemand)), asking(instances(2, "2g.12gb")),
@@ -202,7 +202,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"the places of two profiles are taken": {
 			holding(t, "c=g0:1g.6gb@1:1", partitioned(0, onDemand)), asking(instances(1, "2g.12gb"), instances(2, "1g.6gb")),
-			"NoMIGPlacement: no free place for the MIG instance (asks for 1 x 2g.12gb and 2 x 1g.6gb together; 0 of 1 GPUs are idle)",
+			"NoMIGPlacement: no free place for the MIG instance (asks for 1 x 2g.12gb and 2 x 1g.6gb together; 0 of 1 GPU are idle)",
 		},
 		"the least hopeful of several asks": {
 			holding(t, "c=g0,g1", two...), several(share(100), instances(1, "1g.6gb"), whole(1)),

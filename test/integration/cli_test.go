@@ -237,7 +237,7 @@ func TestCommandLine(t *testing.T) {
 		if a.Verdict != cli.VerdictDoesNotFit || a.Nodes != 4 || len(a.Classes) != 4 {
 			t.Fatalf("%s: %d nodes in %d classes, want DoesNotFit, 4 in 4", a.Verdict, a.Nodes, len(a.Classes))
 		}
-		if first := a.Classes[0]; first.Node != "gpu-1" || first.Reason != "InsufficientGPU" || first.Detail != "asks for 3 whole GPUs; 1 of 4 GPUs would do" {
+		if first := a.Classes[0]; first.Node != "gpu-1" || first.Reason != "InsufficientGPU" || first.Detail != "asks for 3 whole GPUs; 1 of 4 GPUs is idle" {
 			t.Errorf("the most hopeful: %+v", first)
 		}
 		if a.Said == nil || a.Said.Message != "0/4 nodes are available." {
