@@ -266,15 +266,23 @@ func testRequests(t *testing.T, cp *playground.ControlPlane) {
 			"want a quantity from 1Mi to 1Pi, such as 10Gi, found %q"
 		wantGPU = "annotation weft.sh/gpu-memory needs a container with the limit weft.sh/gpu-percent or nvidia.com/gpu: " +
 			"add it, or remove the annotation (a MIG profile names its memory itself)"
-		wantProfile = "no GPU has the MIG profile: container main has nvidia.com/mig-%s; known profiles are 1g.5gb 1g.5gb.me "
+		wantProfile = "no GPU has the MIG profile: container main has nvidia.com/mig-%s; "
+		wantLimit   = "unknown limit: container main has %s; want weft.sh/gpu-percent for a share of a GPU (the only one under " +
+			"weft.sh/), nvidia.com/gpu for whole GPUs, or nvidia.com/mig-<profile> for MIG instances"
+		wantWhole      = "nvidia.com/gpu is the number of whole GPUs of one node: want a whole number from 0 to 64; container main has %s"
+		wantAnnotation = "unknown annotation %s; known ones are weft.sh/gpu-count, weft.sh/gpu-memory, weft.sh/runtime, " +
+			"weft.sh/topology-required, weft.sh/topology-preferred, and weft.sh/gpus, which the scheduler sets"
 	)
 	count := func(v string) map[string]string { return map[string]string{podspec.AnnotationGPUCount: v} }
+	note := func(key string) map[string]string { return map[string]string{key: "1h"} }
 	memory := func(v string) map[string]string { return map[string]string{podspec.AnnotationGPUMemory: v} }
 	for name, c := range map[string]struct {
 		pod *corev1.Pod
 		// denied begins what the policy says, refused is contained in what the API server's own validation says, which
 		// comes first. With neither the pod is admitted.
 		denied, refused string
+		// whole says that denied is all that the policy says.
+		whole bool
 		// notWeft is for pods of another scheduler.
 		notWeft bool
 	}{
@@ -322,13 +330,45 @@ func testRequests(t *testing.T, cp *playground.ControlPlane) {
 		"a floor for zero GPUs":     {pod: manifestPod(memory("10Gi"), limits("main", whole, "0")), denied: wantGPU},
 		"a floor for nothing asked": {pod: manifestPod(memory("10Gi"), limits("main")), denied: wantGPU},
 
-		"a MIG instance":                 {pod: manifestPod(nil, limits("main", mig1g, "1"))},
-		"with media extensions":          {pod: manifestPod(nil, limits("main", mig1g+".me", "1"))},
-		"without media extensions":       {pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"1g.24gb-me", "1"))},
-		"GPUs and instances":             {pod: manifestPod(nil, limits("main", mig1g, "1", whole, "1"))},
-		"a profile that no GPU has":      {pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"1g.11gb", "1")), denied: fmt.Sprintf(wantProfile, "1g.11gb")},
-		"no profile at all":              {pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"small", "1")), denied: fmt.Sprintf(wantProfile, "small")},
+		"a MIG instance":           {pod: manifestPod(nil, limits("main", mig1g, "1"))},
+		"with media extensions":    {pod: manifestPod(nil, limits("main", mig1g+".me", "1"))},
+		"without media extensions": {pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"1g.24gb-me", "1"))},
+		"GPUs and instances":       {pod: manifestPod(nil, limits("main", mig1g, "1", whole, "1"))},
+		"a profile that no GPU has": {
+			pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"3g.41gb", "1")),
+			denied: fmt.Sprintf(wantProfile, "3g.41gb") + "known profiles with as many compute slices are " +
+				"3g.20gb 3g.40gb 3g.47gb 3g.48gb 3g.71gb 3g.72gb 3g.90gb 3g.93gb 3g.95gb 3g.135gb 3g.139gb",
+			whole: true,
+		},
+		"no profile at all": {
+			pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"small", "1")),
+			denied: fmt.Sprintf(wantProfile, "small") +
+				"want <compute slices>g.<memory>gb with 1, 2, 3, 4 or 7 compute slices, such as 1g.10gb",
+			whole: true,
+		},
+		"two profiles that no GPU has": {
+			pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"7g.1gb", "1"), limits("b", podspec.ResourceMIGPrefix+"9g.1gb", "1")),
+			denied: fmt.Sprintf(wantProfile, "7g.1gb, b has nvidia.com/mig-9g.1gb") + "known profiles with as many compute slices are " +
+				"7g.40gb 7g.80gb 7g.94gb 7g.96gb 7g.141gb 7g.144gb 7g.180gb 7g.186gb 7g.189gb 7g.269gb 7g.278gb",
+			whole: true,
+		},
 		"a profile of another scheduler": {pod: manifestPod(nil, limits("main", podspec.ResourceMIGPrefix+"1g.11gb", "1")), notWeft: true},
+
+		"a percentage":                    {pod: manifestPod(nil, limits("main", "weft.sh/gpu-percentage", "25")), denied: fmt.Sprintf(wantLimit, "weft.sh/gpu-percentage"), whole: true},
+		"a GPU of ours":                   {pod: manifestPod(nil, limits("main", "weft.sh/gpu", "1")), denied: fmt.Sprintf(wantLimit, "weft.sh/gpu"), whole: true},
+		"a percentage of another":         {pod: manifestPod(nil, limits("main", "weft.sh/gpu-percentage", "25")), notWeft: true},
+		"a limit of somebody else":        {pod: manifestPod(nil, limits("main", "example.com/weft.sh", "25"))},
+		"64 whole GPUs":                   {pod: manifestPod(nil, limits("main", whole, "64"))},
+		"65 whole GPUs":                   {pod: manifestPod(nil, limits("main", whole, "65")), denied: fmt.Sprintf(wantWhole, "65"), whole: true},
+		"a thousand whole GPUs":           {pod: manifestPod(nil, limits("main", whole, "1k")), denied: fmt.Sprintf(wantWhole, "1k"), whole: true},
+		"65 whole GPUs, other scheduler":  {pod: manifestPod(nil, limits("main", whole, "65")), notWeft: true},
+		"an annotation that is misspelt":  {pod: manifestPod(note("weft.sh/gpu-mem"), limits("main", percent, "25")), denied: fmt.Sprintf(wantAnnotation, "weft.sh/gpu-mem"), whole: true},
+		"a limit as an annotation":        {pod: manifestPod(note("weft.sh/gpu-percent"), limits("main")), denied: fmt.Sprintf(wantAnnotation, "weft.sh/gpu-percent"), whole: true},
+		"an annotation of somebody else":  {pod: manifestPod(note("example.com/gpu-mem"), limits("main", percent, "25"))},
+		"a misspelt one, other scheduler": {pod: manifestPod(note("weft.sh/gpu-mem"), limits("main")), notWeft: true},
+		"an expected duration":            {pod: manifestPod(note("weft.sh/runtime"), limits("main", percent, "25"))},
+		"a topology that is required":     {pod: manifestPod(note("weft.sh/topology-required"), limits("main", percent, "25"))},
+		"a topology that is preferred":    {pod: manifestPod(note("weft.sh/topology-preferred"), limits("main", percent, "25"))},
 
 		"nothing asked": {pod: manifestPod(nil, limits("main"))},
 		"many containers": {pod: manifestPod(count("2"), func() (cs []corev1.Container) {
@@ -350,7 +390,7 @@ func testRequests(t *testing.T, cp *playground.ControlPlane) {
 					Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				switch {
 				case c.denied != "":
-					if got := denial(err, "gpu-requests.weft.sh"); !strings.HasPrefix(got, c.denied) {
+					if got := denial(err, "gpu-requests.weft.sh"); !strings.HasPrefix(got, c.denied) || c.whole && got != c.denied {
 						t.Errorf("denied with\n%s\nwant\n%s\nfull answer: %v", got, c.denied, err)
 					}
 				case c.refused != "":
