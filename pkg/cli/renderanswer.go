@@ -20,8 +20,12 @@ type AnswerOptions struct {
 	ASCII bool
 }
 
-// maxClasses is how many classes of nodes are shown; there are more only where nodes have taints of their own each.
-const maxClasses = 16
+const (
+	// maxClasses is how many classes of nodes are shown; there are more only where nodes have taints of their own each.
+	maxClasses = 16
+	// maxAlike is how many classes with the same reason are shown whole.
+	maxAlike = 2
+)
 
 // RenderAnswer prints an answer for people.
 func RenderAnswer(w io.Writer, a Answer, opts AnswerOptions) error {
@@ -38,19 +42,49 @@ func RenderAnswer(w io.Writer, a Answer, opts AnswerOptions) error {
 	if a.NominatedNode != "" && a.Node == "" {
 		fmt.Fprintf(&out, "  pods on %s were told to end to make room for it; it goes there when they have\n", a.NominatedNode)
 	}
-	for i, c := range a.Classes {
-		if i == maxClasses {
-			fmt.Fprintf(&out, "\nand %d more classes of nodes, less hopeful: see -o json\n", len(a.Classes)-i)
-			break
-		}
-		renderClass(&out, s, c)
-	}
+	renderClasses(&out, s, a.Classes)
 	renderSaid(&out, s, a)
 	if len(a.NotChecked) > 0 {
 		fmt.Fprintf(&out, "\nNot checked here: %s. Of these the scheduler has the last word.\n", strings.Join(a.NotChecked, ", "))
 	}
 	_, err := io.WriteString(w, s.finish(out.String()))
 	return err
+}
+
+// renderClasses prints the classes. Of those with the same reason the first are shown whole, and two or more after them in
+// a line, in the place of the first of them.
+func renderClasses(out *strings.Builder, s style, classes []Class) {
+	alike, shown := map[string][]Class{}, map[string]int{}
+	for _, c := range classes {
+		alike[c.Reason] = append(alike[c.Reason], c)
+	}
+	printed := 0
+	for i, c := range classes {
+		rest := alike[c.Reason]
+		fold := len(rest) > maxAlike+1 && shown[c.Reason] >= maxAlike
+		if fold && shown[c.Reason] > maxAlike {
+			continue
+		}
+		if printed == maxClasses {
+			fmt.Fprintf(out, "\nand %d more classes of nodes, less hopeful: see -o json\n", len(classes)-i)
+			return
+		}
+		printed++
+		shown[c.Reason]++
+		if !fold {
+			renderClass(out, s, c)
+			continue
+		}
+		nodes := 0
+		for _, c := range rest[maxAlike:] {
+			nodes += c.Nodes
+		}
+		text := c.Reason + ": " + c.Text
+		if c.Reason == fit.Fits.String() {
+			text = c.Reason
+		}
+		fmt.Fprintf(out, "\n%s of %d other classes\n  %s; see -o json\n", s.paint(colourBold, count(nodes, "node")), len(rest)-maxAlike, text)
+	}
 }
 
 // renderSaid prints what the scheduler last said, for a pod that is not placed, and what to make of it where the answer is
