@@ -62,6 +62,11 @@ func NewPodAnswer(pod *v1.Pod, schedulerName string) (a Answer, done bool) {
 	return a, false
 }
 
+// nodeGone adds that the pod's node does not exist. Kubernetes deletes such pods, after a while.
+func (a *Answer) nodeGone() {
+	a.Message += "; that node no longer exists, so Kubernetes will delete the pod"
+}
+
 // bound is where a pod runs, in a sentence.
 func bound(pod *v1.Pod, r gpu.Request, err error) string {
 	s := "runs on node " + pod.Spec.NodeName
@@ -132,6 +137,9 @@ func said(pod *v1.Pod) *Said {
 func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 	a, done := NewPodAnswer(pod, schedulerName)
 	if done {
+		if a.Verdict == VerdictBound && !slices.ContainsFunc(o.Nodes, hasName(a.Node)) {
+			a.nodeGone()
+		}
 		return a
 	}
 	request, err := podspec.PendingRequest(pod)

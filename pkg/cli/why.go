@@ -74,6 +74,12 @@ func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
 		return notGot(arg, namespace, name, err)
 	}
 	answer, done := NewPodAnswer(pod, s.schedulerName)
+	if answer.Verdict == VerdictBound {
+		// Who may not read nodes still learns the rest.
+		if _, err := client.CoreV1().Nodes().Get(cmd.Context(), answer.Node, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			answer.nodeGone()
+		}
+	}
 	if !done {
 		progress, finished := s.progress()
 		objects, err := List(cmd.Context(), client, progress)
