@@ -80,7 +80,8 @@ type ContainerAsk struct {
 
 // Hold is what a container of the pod holds of one GPU.
 type Hold struct {
-	// Container is its name; Init containers hold only until the others run.
+	// Container is its name; Init containers end before the others start, and what they held beyond them stays reserved as
+	// long as the pod lives, as it does in the kubelet.
 	Container string `json:"container"`
 	Init      bool   `json:"init"`
 	// GPU is the id of the GPU.

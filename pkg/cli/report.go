@@ -149,7 +149,8 @@ type Holder struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
 	Container string `json:"container"`
-	// Init containers hold only until the others run.
+	// Init containers end before the others start. What they held beyond them stays reserved as long as the pod lives, as it
+	// does in the kubelet.
 	Init bool `json:"init"`
 	// Kind is whole, shared or mig.
 	Kind string `json:"kind"`
