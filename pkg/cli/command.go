@@ -37,6 +37,7 @@ func NewCommand(program string, streams genericiooptions.IOStreams) *cobra.Comma
 		Long: `weft shows the GPUs of a Kubernetes cluster as the Weft scheduler sees them, and says why a pod waits.
 
 It only reads, with the kubeconfig and the flags of kubectl. Installed as kubectl-weft it is "kubectl weft".`,
+		Version:       built().String(), // makes the flag --version
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -59,6 +60,7 @@ It only reads, with the kubeconfig and the flags of kubectl. Installed as kubect
 	root.AddCommand(newTop(s), newWhy(s), newVersion(s), newOptions())
 	// Two dozen flags of kubectl under every help would bury the few that matter there.
 	root.SetUsageTemplate(usageTemplate)
+	root.SetVersionTemplate("{{.Version}}")
 	return root
 }
 

@@ -135,6 +135,21 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+func TestVersionForPeople(t *testing.T) {
+	v := Version{Version: "v1", Revision: "abc", Go: "go1", Platform: "linux/amd64", Kubernetes: "v0.37.0"}
+	if got, want := v.String(), "weft v1\nrevision abc\ngo1, linux/amd64, Kubernetes libraries v0.37.0\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	v.Revision = ""
+	if got, want := v.String(), "weft v1\ngo1, linux/amd64, Kubernetes libraries v0.37.0\n"; got != want {
+		t.Errorf("without a revision: %q, want %q", got, want)
+	}
+	command, _ := run(t, "version")
+	if flag, err := run(t, "--version"); err != nil || flag != command {
+		t.Errorf("weft --version: %v, %q, want %q", err, flag, command)
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
 	for name, tc := range map[string]struct {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -32,19 +33,32 @@ func newVersion(s *shell) *cobra.Command {
 			if err := validOutput(output, "json", "yaml"); err != nil {
 				return err
 			}
-			info, _ := debug.ReadBuildInfo()
-			v := versionOf(info)
+			v := built()
 			if output != "" {
 				return encode(s.streams.Out, output, v)
 			}
-			_, err := fmt.Fprintf(s.streams.Out, "weft %s\nrevision %s\n%s, %s, Kubernetes libraries %s\n", v.Version, v.Revision, v.Go, v.Platform,
-				v.Kubernetes)
+			_, err := io.WriteString(s.streams.Out, v.String())
 			return err
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	complete(cmd, "output", "json", "yaml")
 	return cmd
+}
+
+// String is the version for people, in a few lines.
+func (v Version) String() string {
+	revision := ""
+	if v.Revision != "" {
+		revision = "revision " + v.Revision + "\n"
+	}
+	return fmt.Sprintf("weft %s\n%s%s, %s, Kubernetes libraries %s\n", v.Version, revision, v.Go, v.Platform, v.Kubernetes)
+}
+
+// built is the version of this binary.
+func built() Version {
+	info, _ := debug.ReadBuildInfo()
+	return versionOf(info)
 }
 
 // versionOf reads what the go command recorded in the binary; info may be nil.
