@@ -5,7 +5,7 @@
 //	scheduler/           the scheduler: account, rights, configuration, Deployment. config.yaml alone is a
 //	                     KubeSchedulerConfiguration as kube-scheduler's --config reads it
 //	admission/           the admission policies
-//	examples/            one pod per kind of request; not part of the kustomization
+//	examples/            one pod per kind of request, and one that fits nowhere; not part of the kustomization
 //
 // The package decides nothing and imports nothing: reading and applying are the caller's.
 package manifests

@@ -272,7 +272,7 @@ The cluster is up; logs are in %s. Try it from another terminal:
   kubectl apply -f manifests/examples/fraction.yaml
   bin/weft top            # a map of the GPUs
   bin/weft top -o wide    # every GPU and who holds it
-  bin/weft why POD        # why a pod waits, or where it is
+  bin/weft why POD        # why a pod waits, or where it is; manifests/examples/does-not-fit.yaml is one that waits
 `, r.cluster.ControlPlane.Dir(), kubeconfig)
 }
 
