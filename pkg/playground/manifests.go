@@ -8,6 +8,7 @@ import (
 	"path"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -61,7 +62,8 @@ func Render(files fs.FS, root string) ([]*unstructured.Unstructured, error) {
 }
 
 // Apply writes the objects in their order by server-side apply. A kind that the server does not know yet, because its
-// definition was just applied, is waited for.
+// definition was just applied, is waited for. Each gets the annotation that kubectl apply would set, which otherwise warns of
+// every object when somebody applies them again.
 func Apply(ctx context.Context, cfg *rest.Config, objects []*unstructured.Unstructured) error {
 	client, err := dynamic.NewForConfig(cfg)
 	if err != nil {
@@ -97,11 +99,34 @@ func Apply(ctx context.Context, cfg *rest.Config, objects []*unstructured.Unstru
 			}
 			resource = client.Resource(mapping.Resource).Namespace(ns)
 		}
+		if o, err = withLastApplied(o); err != nil {
+			return fmt.Errorf("apply %s %s: %w", gvk.Kind, o.GetName(), err)
+		}
 		if _, err := resource.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 			return fmt.Errorf("apply %s %s: %w", gvk.Kind, o.GetName(), err)
 		}
 	}
 	return nil
+}
+
+// withLastApplied is a copy of the object with itself in the annotation from which kubectl apply sees what to remove.
+func withLastApplied(o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	text, err := o.MarshalJSON()
+	if err != nil {
+		return o, err
+	}
+	// Not a deep copy: what kustomize renders holds numbers of a type that it refuses.
+	out := &unstructured.Unstructured{}
+	if err := out.UnmarshalJSON(text); err != nil {
+		return o, err
+	}
+	annotations := out.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[corev1.LastAppliedConfigAnnotation] = string(text)
+	out.SetAnnotations(annotations)
+	return out, nil
 }
 
 // ErrNoSchedulerConfig is wrapped by the error of [SchedulerConfig] when no ConfigMap holds one.
