@@ -1,6 +1,7 @@
 package gpufit
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -166,7 +167,7 @@ func TestProfilesShareTheStateAndNothingElse(t *testing.T) {
 		t.Errorf("the other profile does not see that z gave back: %q", got)
 	}
 	// One profile's requests are not the other's mix.
-	if packs.learner.recent.Mix().Len() == 0 || spreads.learner.recent.Mix().Len() == 0 {
+	if none := (fit.Mix{}); reflect.DeepEqual(packs.learner.recent.Mix(), none) || reflect.DeepEqual(spreads.learner.recent.Mix(), none) {
 		t.Error("a profile has counted nothing")
 	}
 }
