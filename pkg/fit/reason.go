@@ -97,7 +97,7 @@ var reasons = [numReasons]reasonInfo{
 	TooFewGPUs:            {"TooFewGPUs", "the node would be too small even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
 	NodeTooSmall:          {"NodeTooSmall", "the node would lack CPU, memory or another resource even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
 	GPUUnhealthy:          {"GPUUnhealthy", "GPUs are unhealthy", NodeChange, "repair or replace the GPU"},
-	GPUWithheld:           {"GPUWithheld", "idle GPUs are withheld for pods that no weft scheduler placed", PodRelease, "give those pods schedulerName: weft, or end them"},
+	GPUWithheld:           {"GPUWithheld", "idle GPUs are withheld for pods that hold nobody knows which", PodRelease, "end those pods, and let weft place what comes after them"},
 	InsufficientGPU:       {"InsufficientGPU", "too few idle GPUs", PodRelease, "wait for a pod to end, or add nodes"},
 	InsufficientGPUShare:  {"InsufficientGPUShare", "too few GPUs with the share left", PodRelease, "wait for a pod to end, or add nodes"},
 	InsufficientGPUMemory: {"InsufficientGPUMemory", "too little GPU memory left", PodRelease, "lower weft.sh/gpu-memory, wait for a pod to end, or add nodes"},

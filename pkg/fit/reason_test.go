@@ -162,19 +162,19 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"withheld GPUs": {
 			unplaced(holding(t, "", two...), asking(whole(1))), asking(whole(2)),
-			"GPUWithheld: idle GPUs are withheld for pods that no weft scheduler placed (asks for 2 whole GPUs; withheld: 1 whole GPU)",
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 2 whole GPUs; withheld: 1 whole GPU)",
 		},
 		"a share of a withheld GPU": {
 			unplaced(holding(t, "", two...), several(whole(2), instances(2, "1g.6gb"), instances(1, "2g.12gb"))), asking(share(10)),
-			"GPUWithheld: idle GPUs are withheld for pods that no weft scheduler placed (asks for 1% of 1 GPU; withheld: 2 whole GPUs, 2 x 1g.6gb, 1 x 2g.12gb)",
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 1% of 1 GPU; withheld: 2 whole GPUs, 2 x 1g.6gb, 1 x 2g.12gb)",
 		},
 		"withheld instances": {
 			unplaced(holding(t, "", partitioned(0, onDemand)), asking(instances(2, "2g.12gb"))), asking(instances(1, "1g.6gb")),
-			"GPUWithheld: idle GPUs are withheld for pods that no weft scheduler placed (asks for 1 x 1g.6gb; withheld: 2 x 2g.12gb)",
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 1 x 1g.6gb; withheld: 2 x 2g.12gb)",
 		},
 		"withheld GPUs, of several asks": {
 			unplaced(holding(t, "", two...), asking(whole(1))), several(whole(1), share(10)),
-			"GPUWithheld: idle GPUs are withheld for pods that no weft scheduler placed (asks for 1 whole GPU and 1% of 1 GPU together; withheld: 1 whole GPU)",
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 1 whole GPU and 1% of 1 GPU together; withheld: 1 whole GPU)",
 		},
 		"GPUs in use": {
 			holding(t, "c=g0:1m/1Mi", two...), asking(whole(2)),

@@ -64,7 +64,7 @@ var (
 		"1 for every MIG instance that a pod holds; start is its first memory slice.",
 		[]string{"node", "gpu", "profile", "start"}, nil, metrics.ALPHA, "")
 	withheld = metrics.NewDesc("weft_gpus_withheld",
-		"GPUs and MIG instances of a node held back for pods that no weft scheduler placed.",
+		"GPUs and MIG instances of a node held back for pods that hold nobody knows which.",
 		[]string{"node"}, nil, metrics.ALPHA, "")
 	conflicts = metrics.NewDesc("weft_gpu_conflicts",
 		"GPUs of a node that are given out more than they have; always 0 unless somebody else writes assignments.",
