@@ -1,6 +1,7 @@
 package fit
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +25,6 @@ const (
 	// all, of some 100 bytes each with what the map adds. The pod in hand may add one of each kind for every node.
 	memoShapes  = 1024
 	memoAnswers = 1 << 18
-	memoShards  = 16
 )
 
 // NewMemo keeps the answers of the strategy.
@@ -48,6 +48,8 @@ func (m *Memo) For(r gpu.Request) *ShapeMemo {
 		s = &ShapeMemo{strategy: m.strategy, request: r, answers: m.answers}
 		m.shapes[shape] = s
 	}
+	s.scores.settle()
+	s.reasons.settle()
 	return s
 }
 
@@ -56,13 +58,8 @@ type ShapeMemo struct {
 	strategy Strategy
 	request  gpu.Request
 	answers  *atomic.Int64
-	shards   [memoShards]memoShard
-}
-
-type memoShard struct {
-	mu      sync.RWMutex
-	scores  map[scoreKey]int64
-	reasons map[cluster.Signature]Reason
+	scores   answers[scoreKey, int64]
+	reasons  answers[cluster.Signature, Reason]
 }
 
 // scoreKey identifies a score. CPU that the strategy maps to the same key is the same to it.
@@ -70,8 +67,6 @@ type scoreKey struct {
 	node                cluster.Signature
 	cpuBefore, cpuAfter int64
 }
-
-func (m *ShapeMemo) shard(n *cluster.Node) *memoShard { return &m.shards[n.Signature[0]%memoShards] }
 
 // Strategy is the strategy whose answers are kept.
 func (m *ShapeMemo) Strategy() Strategy { return m.strategy }
@@ -81,21 +76,12 @@ func (m *ShapeMemo) Check(n *cluster.Node) Reason {
 	if n == nil || m.request.Empty() {
 		return Check(n, m.request)
 	}
-	shard := m.shard(n)
-	shard.mu.RLock()
-	reason, ok := shard.reasons[n.Signature]
-	shard.mu.RUnlock()
-	if ok {
-		return reason
+	reason, ok := m.reasons.get(n.Signature)
+	if !ok {
+		reason = Check(n, m.request)
+		m.reasons.put(n.Signature, reason)
+		m.answers.Add(1)
 	}
-	reason = Check(n, m.request)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if shard.reasons == nil {
-		shard.reasons = map[cluster.Signature]Reason{}
-	}
-	shard.reasons[n.Signature] = reason
-	m.answers.Add(1)
 	return reason
 }
 
@@ -105,20 +91,60 @@ func (m *ShapeMemo) Score(n *cluster.Node, cpu CPU) int64 {
 		return Score(nil, m.request, cpu, m.strategy)
 	}
 	key := scoreKey{n.Signature, m.strategy.CPUKey(cpu.FreeMilli), m.strategy.CPUKey(cpu.FreeMilli - cpu.AskMilli)}
-	shard := m.shard(n)
-	shard.mu.RLock()
-	score, ok := shard.scores[key]
-	shard.mu.RUnlock()
-	if ok {
-		return score
+	score, ok := m.scores.get(key)
+	if !ok {
+		score = Score(n, m.request, cpu, m.strategy)
+		m.scores.put(key, score)
+		m.answers.Add(1)
 	}
-	score = Score(n, m.request, cpu, m.strategy)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if shard.scores == nil {
-		shard.scores = map[scoreKey]int64{}
-	}
-	shard.scores[key] = score
-	m.answers.Add(1)
 	return score
+}
+
+// answers is a map that is read far more often than it grows, by many goroutines at once: most nodes of a cluster have
+// the same signature, and a lock on their one entry would be all that the goroutines do.
+type answers[K comparable, V any] struct {
+	settled atomic.Pointer[map[K]V] // never changed once it is here
+
+	mu    sync.Mutex
+	fresh map[K]V // what came since
+}
+
+func (a *answers[K, V]) get(key K) (V, bool) {
+	if settled := a.settled.Load(); settled != nil {
+		if v, ok := (*settled)[key]; ok {
+			return v, true
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.fresh[key]
+	return v, ok
+}
+
+func (a *answers[K, V]) put(key K, v V) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fresh == nil {
+		a.fresh = map[K]V{}
+	}
+	a.fresh[key] = v
+}
+
+// settle makes what came since readable without the lock, once that is an eighth of the whole: the copy then costs each
+// answer little.
+func (a *answers[K, V]) settle() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var old map[K]V
+	if settled := a.settled.Load(); settled != nil {
+		old = *settled
+	}
+	if len(a.fresh) == 0 || len(a.fresh) < len(old)/8 {
+		return
+	}
+	all := make(map[K]V, len(old)+len(a.fresh))
+	maps.Copy(all, old)
+	maps.Copy(all, a.fresh)
+	a.settled.Store(&all)
+	a.fresh = nil
 }

@@ -125,30 +125,46 @@ func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 func Rank(names []string, scores []int64) []int64 {
 	// A key is the score, inverted, above the hash of the name: ascending keys are the order.
 	const hashBits = 32
-	keys := make([]uint64, 2*len(names))
-	keys, sorted := keys[:len(names)], keys[len(names):]
+	keys := make([]uint64, len(names))
 	for i, name := range names {
 		inverted := uint64(MaxScore - min(max(scores[i], 0), MaxScore))
 		keys[i] = inverted<<hashBits | nameKey(name)>>(64-hashBits)
 	}
-	copy(sorted, keys)
-	slices.Sort(sorted)
-	sorted = sorted[:min(len(sorted), ownRanks)]
+	best := smallest(keys)
 	ranks := make([]int64, len(names))
 	for i, key := range keys {
-		if rank, ok := slices.BinarySearch(sorted, key); ok {
-			if rank+1 < len(sorted) && sorted[rank+1] == key {
-				// The hash makes it very rare that names share a key. The alphabet decides between them.
-				for j := range keys {
-					if keys[j] == key && names[j] < names[i] {
-						rank++
-					}
+		if key > best[len(best)-1] {
+			continue
+		}
+		rank, _ := slices.BinarySearch(best, key)
+		if rank+1 < len(best) && best[rank+1] == key {
+			// The hash makes it very rare that names share a key. The alphabet decides between them.
+			for j := range keys {
+				if keys[j] == key && names[j] < names[i] {
+					rank++
 				}
 			}
-			ranks[i] = max(0, ownRanks-int64(rank))
 		}
+		ranks[i] = max(0, ownRanks-int64(rank))
 	}
 	return ranks
+}
+
+// smallest are the ownRanks smallest keys, or all where there are fewer, ascending. Most of several hundred keys are
+// dismissed with one comparison each, which sorting them all would cost ten times over.
+func smallest(keys []uint64) []uint64 {
+	best := slices.Clone(keys[:min(len(keys), ownRanks)])
+	slices.Sort(best)
+	for _, key := range keys[len(best):] {
+		last := len(best) - 1
+		if key >= best[last] {
+			continue
+		}
+		i, _ := slices.BinarySearch(best, key)
+		copy(best[i+1:], best[i:last])
+		best[i] = key
+	}
+	return best
 }
 
 // ownRanks is how many nodes get a rank of their own.
