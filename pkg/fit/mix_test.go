@@ -388,8 +388,8 @@ func TestRecentIsTheMixOfTheWindow(t *testing.T) {
 func TestRecentRefreshesSeldom(t *testing.T) {
 	tests := map[int][]int{
 		1:    {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
-		64:   {1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40},
-		2048: {1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 640},
+		64:   {1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72},
+		2048: {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024},
 	}
 	for window, want := range tests {
 		recent := NewRecent(window)

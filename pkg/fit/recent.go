@@ -14,7 +14,7 @@ func NewRecent(window int) *Recent {
 }
 
 // Observe counts one request, and forgets the oldest when the window is full. It reports whether the mix is worth
-// computing anew: after 1, 2, 4, … requests while they are few, then each time a sixteenth of the window is new. Between
+// computing anew: after 1, 2, 4, … requests while they are few, then each time an eighth of the window is new. Between
 // times the mix stays, so that what was computed from it stays valid.
 func (r *Recent) Observe(c Class) (refresh bool) {
 	if len(r.window) < cap(r.window) {
@@ -29,7 +29,7 @@ func (r *Recent) Observe(c Class) (refresh bool) {
 	}
 	r.counts[c]++
 	r.seen++
-	step := max(1, cap(r.window)/16)
+	step := max(1, cap(r.window)/8)
 	if r.seen < step {
 		return r.seen&(r.seen-1) == 0
 	}
