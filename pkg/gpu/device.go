@@ -49,12 +49,20 @@ type Device struct {
 	// WholeOnly says that the node can hand the GPU out only whole: nothing on the node enforces shares (inventory
 	// from NVIDIA's labels).
 	WholeOnly bool
+	// SharedOnly says that the GPU is never given whole: whole GPUs of the node are given out by somebody else, from other GPUs
+	// (a node that leaves nvidia.com/gpu to NVIDIA's device plugin). Never together with WholeOnly or MIG.
+	SharedOnly bool
 	// MIG is set when the GPU is in MIG mode: it is then never whole or shared, even when it offers no instance.
 	MIG bool
 	// Instances are the MIG instances that the GPU can give, empty unless MIG. Instances that overlap are
 	// alternatives: giving one takes the others away. A GPU whose geometry is fixed lists the instances that exist,
 	// which do not overlap; one that is partitioned on demand lists every legal placement.
 	Instances []Instance
+	// Isolation is what keeps shares of the GPU apart; empty when the node does not say. MIG instances are always apart.
+	Isolation Isolation
+	// Hardware is where the GPU sits and what it is wired to, nil when the node does not say. Read only: copies of the Device
+	// share it.
+	Hardware *Hardware
 }
 
 // Validate reports what makes the device unusable, joined; nil when it is sound.
