@@ -22,6 +22,9 @@ var core = map[string][]string{
 	"fit":     {"gpu", "mig", "nvlink", "quota", "cluster"},
 	"cache":   {"gpu", "mig", "nvlink", "quota", "cluster"},
 	"gang":    {"gpu", "mig", "nvlink", "quota", "cluster", "fit"},
+	// The node agent's half of the core: what it gives out and whether a GPU is fit to be. Neither sees how the scheduler decides.
+	"slot":   {"gpu", "mig", "cluster"},
+	"health": {"gpu"},
 }
 
 // coreTestLibraries are the modules that tests of the core may use. What ships from the core has no dependency at all.
@@ -95,8 +98,8 @@ var confined = []struct {
 // within a layer imports are free. A package that is not listed is not checked.
 var layers = [][]string{
 	{"apis", "inventory", "ledger", "metrics", "nvml", "podgroup", "podspec"},
-	{"compat", "controller", "deviceplugin", "dra", "playground", "plugins", "simulator"},
-	{"cli"},
+	{"compat", "controller", "deviceplugin", "dra", "handout", "metering", "playground", "plugins", "simulator"},
+	{"cli", "nodeagent"},
 }
 
 // vagueNames are names that say nothing about what a package holds, so that everything ends up in it.
