@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"unicode"
+	"unicode/utf8"
 )
 
 // WholeMilliGPU is one GPU in milli-GPU.
@@ -18,6 +21,9 @@ const MaxIndex = 1 << 20
 // ID names a GPU uniquely in its node, and across the cluster where the hardware has a UUID ("GPU-8f2c…"). Inventory that
 // comes from node labels has no UUIDs; its IDs are "gpu-0", "gpu-1", … and unique in their node only.
 type ID string
+
+// MaxReason bounds Device.UnhealthyReason, in bytes.
+const MaxReason = 256
 
 // maxProduct is the length that the value of a label can have.
 const maxProduct = 63
@@ -46,6 +52,9 @@ type Device struct {
 	MemoryMiB int64
 	// Unhealthy GPUs are given to no new pod; pods that hold them keep them.
 	Unhealthy bool
+	// UnhealthyReason says, for people, what is wrong with the GPU: at most [MaxReason] bytes without control characters. It
+	// means nothing unless Unhealthy, and empty is not known.
+	UnhealthyReason string
 	// WholeOnly says that the node can hand the GPU out only whole: nothing on the node enforces shares (inventory
 	// from NVIDIA's labels).
 	WholeOnly bool
@@ -80,6 +89,22 @@ func (d Device) Validate() error {
 	if d.MemoryMiB < 1 || d.MemoryMiB > MaxMemoryMiB {
 		errs = append(errs, fmt.Errorf("memory %d MiB: want 1 to %d", d.MemoryMiB, MaxMemoryMiB))
 	}
+	if reason := d.UnhealthyReason; len(reason) > MaxReason || !utf8.ValidString(reason) || hasControl(reason) {
+		errs = append(errs, fmt.Errorf("unhealthy reason %q: want at most %d bytes of text without control characters", clip(reason), MaxReason))
+	}
+	if d.SharedOnly && d.WholeOnly {
+		errs = append(errs, errors.New("it is given whole only and in shares only at once"))
+	}
+	if d.SharedOnly && d.MIG {
+		errs = append(errs, errors.New("it is given in shares only, and in MIG mode"))
+	}
+	switch d.Isolation {
+	case "", IsolationNone, IsolationMPS, IsolationMemory:
+	default:
+		errs = append(errs, fmt.Errorf("isolation %q: want %s, %s or %s, or nothing when it is not known",
+			clip(string(d.Isolation)), IsolationNone, IsolationMPS, IsolationMemory))
+	}
+	errs = append(errs, d.Hardware.faults(d.Index)...)
 	if len(d.Instances) > 0 && !d.MIG {
 		errs = append(errs, errors.New("MIG instances on a GPU that is not in MIG mode"))
 	}
@@ -92,6 +117,23 @@ func (d Device) Validate() error {
 		return nil
 	}
 	return fmt.Errorf("device %q: %w", string(d.ID), errors.Join(errs...))
+}
+
+func hasControl(s string) bool {
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// Equal reports whether the two devices say the same.
+func (d Device) Equal(o Device) bool {
+	return d.ID == o.ID && d.Index == o.Index && d.Product == o.Product && d.MemoryMiB == o.MemoryMiB &&
+		d.Unhealthy == o.Unhealthy && d.UnhealthyReason == o.UnhealthyReason &&
+		d.WholeOnly == o.WholeOnly && d.SharedOnly == o.SharedOnly && d.MIG == o.MIG && slices.Equal(d.Instances, o.Instances) &&
+		d.Isolation == o.Isolation && d.Hardware.Equal(o.Hardware)
 }
 
 // Instance is one MIG instance, or one place where an instance may be made, on a GPU: a profile at a start.

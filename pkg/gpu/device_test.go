@@ -38,6 +38,18 @@ func TestDeviceValidate(t *testing.T) {
 		"an instance of no size":           {func(d *Device) { d.Instances[1].Size = 0 }, `device "GPU-1": MIG instance 7g.40gb at 0:0: want start >= 0, size >= 1 and start+size <= 64`},
 		"an instance that begins before":   {func(d *Device) { d.Instances[1].Start = -1 }, `device "GPU-1": MIG instance 7g.40gb at -1:8: want start >= 0, size >= 1 and start+size <= 64`},
 		"an instance that ends after":      {func(d *Device) { d.Instances[1].Start = 57 }, `device "GPU-1": MIG instance 7g.40gb at 57:8: want start >= 0, size >= 1 and start+size <= 64`},
+		"unhealthy, for a reason":          {func(d *Device) { d.Unhealthy, d.UnhealthyReason = true, strings.Repeat("ä", MaxReason/2) }, "<nil>"},
+		"a reason that was healed":         {func(d *Device) { d.UnhealthyReason = "Xid 79" }, "<nil>"},
+		"a reason without end":             {func(d *Device) { d.UnhealthyReason = strings.Repeat("x", MaxReason+1) }, fmt.Sprintf(`device "GPU-1": unhealthy reason %q: want at most 256 bytes of text without control characters`, strings.Repeat("x", 80)+"…")},
+		"a reason that paints a terminal":  {func(d *Device) { d.UnhealthyReason = "\x1b[31m" }, `device "GPU-1": unhealthy reason "\x1b[31m": want at most 256 bytes of text without control characters`},
+		"a reason that is no text":         {func(d *Device) { d.UnhealthyReason = "\xff" }, `device "GPU-1": unhealthy reason "\xff": want at most 256 bytes of text without control characters`},
+		"shared only":                      {func(d *Device) { d.MIG, d.Instances, d.SharedOnly = false, nil, true }, "<nil>"},
+		"shared only, in MIG mode":         {func(d *Device) { d.SharedOnly = true }, `device "GPU-1": it is given in shares only, and in MIG mode`},
+		"shared only and whole only":       {func(d *Device) { d.MIG, d.Instances, d.SharedOnly, d.WholeOnly = false, nil, true, true }, `device "GPU-1": it is given whole only and in shares only at once`},
+		"isolated by memory":               {func(d *Device) { d.Isolation = IsolationMemory }, "<nil>"},
+		"isolated by MPS":                  {func(d *Device) { d.Isolation = IsolationMPS }, "<nil>"},
+		"not isolated":                     {func(d *Device) { d.Isolation = IsolationNone }, "<nil>"},
+		"isolated by something else":       {func(d *Device) { d.Isolation = "hope" }, `device "GPU-1": isolation "hope": want none, mps or memory, or nothing when it is not known`},
 		"two things wrong, each on a line": {func(d *Device) { d.Index, d.MemoryMiB = -1, 0 }, "device \"GPU-1\": index -1: want 0 to 1048576\nmemory 0 MiB: want 1 to 1073741824"},
 	}
 	for name, tc := range tests {
