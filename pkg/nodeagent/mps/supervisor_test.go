@@ -77,6 +77,7 @@ func control(args []string) error {
 func start(t *testing.T, s Supervisor) (stop func()) {
 	t.Helper()
 	t.Setenv(asControl, "yes")
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // a program that is built to find races waits a second before it ends
 	if s.Program == "" {
 		program, err := os.Executable()
 		if err != nil {
