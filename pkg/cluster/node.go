@@ -85,14 +85,14 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 	return inv
 }
 
-// sign condenses what decisions depend on of the devices.
+// sign condenses what decisions depend on of the devices. They do not depend on how shares are kept apart, nor on the hardware.
 func sign(devices []gpu.Device) string {
 	if len(devices) == 0 {
 		return "" // as the zero Inventory
 	}
 	h := sha256.New()
 	for _, d := range devices {
-		fmt.Fprintf(h, "%q %d %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.MIG, d.Instances)
+		fmt.Fprintf(h, "%q %d %t %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.SharedOnly, d.MIG, d.Instances)
 	}
 	return string(h.Sum(nil))
 }
@@ -103,11 +103,7 @@ func (i Inventory) Empty(device int) mig.State { return mig.NewState(i.offers[de
 // Equal reports whether two inventories say the same.
 func (i Inventory) Equal(o Inventory) bool {
 	return i.Source == o.Source && slices.Equal(i.Problems, o.Problems) &&
-		slices.EqualFunc(i.Devices, o.Devices, func(a, b gpu.Device) bool {
-			return a.ID == b.ID && a.Index == b.Index && a.Product == b.Product && a.MemoryMiB == b.MemoryMiB &&
-				a.Unhealthy == b.Unhealthy && a.WholeOnly == b.WholeOnly && a.MIG == b.MIG &&
-				slices.Equal(a.Instances, b.Instances)
-		})
+		slices.EqualFunc(i.Devices, o.Devices, gpu.Device.Equal)
 }
 
 // Pod is a pod that runs, or is about to run, on a node and asks for GPUs.
@@ -153,7 +149,7 @@ type GPU struct {
 	// Idle: nobody holds any of it.
 	Idle bool
 	// FreeMilliGPU and FreeMemoryMiB are what shares can still take; 0 when the GPU is in MIG mode, held whole,
-	// unhealthy or overbooked. An idle, healthy GPU has 1000 and all its memory, also when it is WholeOnly.
+	// unhealthy or overbooked. An idle, healthy GPU has 1000 and all its memory, also when it is WholeOnly or SharedOnly.
 	FreeMilliGPU  int64
 	FreeMemoryMiB int64
 	// Partition is what instances can still be made, for a GPU in MIG mode; the zero State otherwise. When the GPU is
@@ -166,17 +162,7 @@ type GPU struct {
 }
 
 // Available reports whether the GPU can be given whole.
-func (g *GPU) Available() bool { return g.Idle && !g.Unhealthy && !g.MIG }
-
-// Withheld is what a node keeps back because pods hold it that nobody can place on GPUs: pods without a known assignment, and
-// pods whose assignment names GPUs otherwise than the inventory does, because the node was known by labels and now
-// publishes slices, or the other way round.
-type Withheld struct {
-	// GPUs that must stay idle.
-	GPUs int
-	// Profiles of MIG instances that must stay possible, sorted.
-	Profiles []string
-}
+func (g *GPU) Available() bool { return g.Idle && !g.Unhealthy && !g.MIG && !g.SharedOnly }
 
 // Node is one node at one moment. Immutable.
 type Node struct {
@@ -191,6 +177,8 @@ type Node struct {
 	Withheld Withheld
 	// IdleGPUs counts the GPUs that can be given whole, withheld ones included.
 	IdleGPUs int
+	// IdleShared counts the idle, healthy GPUs that are SharedOnly, withheld ones included.
+	IdleShared int
 	// HasMIG says that some GPU is in MIG mode.
 	HasMIG bool
 	// Signature is equal for nodes between which no decision about GPUs can tell a difference: the same devices in the
@@ -218,16 +206,21 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 	}
 	whole := make([]int, len(n.GPUs))
 	shared := make([]gpu.Use, len(n.GPUs))
-	renamed := map[gpu.ID]bool{}
+	renamed := map[gpu.ID]gpu.Kind{}
 	for p := range n.Pods {
 		n.withhold(n.Pods[p].Unplaced)
 		for _, u := range n.Pods[p].uses {
 			i := n.index(u.GPU)
 			if i < 0 {
-				if (u.Whole || u.MilliGPU > 0) && (inventory.Source == SourceLabels || IsLabelGPU(u.GPU)) {
-					renamed[u.GPU] = true
+				if known := inventory.Source != SourceLabels && !IsLabelGPU(u.GPU); known {
+					continue // it vanished from the inventory
 				}
-				continue // else it vanished from the inventory
+				if u.Whole {
+					renamed[u.GPU] = gpu.Whole
+				} else if u.MilliGPU > 0 {
+					renamed[u.GPU] = gpu.Shared
+				}
+				continue
 			}
 			g := &n.GPUs[i]
 			g.Idle = false
@@ -257,11 +250,18 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 		}
 		g.FreeMilliGPU = max(0, gpu.WholeMilliGPU-shared[i].MilliGPU)
 		g.FreeMemoryMiB = max(0, g.MemoryMiB-shared[i].MemoryMiB)
-		if g.Idle {
+		switch {
+		case g.Idle && g.SharedOnly:
+			n.IdleShared++
+		case g.Idle:
 			n.IdleGPUs++
 		}
 	}
-	n.Withheld.GPUs += len(renamed)
+	for _, kind := range renamed {
+		for _, pool := range n.pools(gpu.Ask{Kind: kind}) {
+			n.keep(pool, 1)
+		}
+	}
 	slices.Sort(n.Withheld.Profiles)
 	n.Signature = n.sign()
 	return n
@@ -284,6 +284,7 @@ func (n *Node) sign() (s Signature) {
 	b := make([]byte, 0, len(n.Inventory.signature)+8+8*len(n.GPUs))
 	b = append(b, n.Inventory.signature...)
 	b = binary.AppendUvarint(b, uint64(n.Withheld.GPUs))
+	b = binary.AppendUvarint(b, uint64(n.Withheld.Shared))
 	b = binary.AppendUvarint(b, uint64(len(n.Withheld.Profiles)))
 	for _, p := range n.Withheld.Profiles {
 		b = append(append(b, p...), ' ')
@@ -308,34 +309,6 @@ func (n *Node) sign() (s Signature) {
 	sum := sha256.Sum256(b)
 	copy(s[:], sum[:])
 	return s
-}
-
-// withhold counts what a pod without a known assignment may be using: the most at any time, as gpu.Assignment.Uses.
-func (n *Node) withhold(r gpu.Request) {
-	if r.Empty() {
-		return
-	}
-	running, most := map[string]int{}, map[string]int{} // by profile; "" for GPUs
-	for _, c := range r.Containers {
-		for _, a := range c.Asks {
-			running[a.Profile] += a.Count
-		}
-		for _, a := range c.Asks {
-			most[a.Profile] = max(most[a.Profile], running[a.Profile])
-		}
-		for _, a := range c.Asks {
-			if c.Init {
-				running[a.Profile] -= a.Count
-			}
-		}
-	}
-	for profile, count := range most {
-		if profile == "" {
-			n.Withheld.GPUs += count
-			continue
-		}
-		n.Withheld.Profiles = append(n.Withheld.Profiles, slices.Repeat([]string{profile}, count)...)
-	}
 }
 
 func (n *Node) index(id gpu.ID) int {
@@ -381,7 +354,7 @@ func (n *Node) WithInventory(i Inventory) *Node { return NewNode(n.Name, i, n.Po
 func compareUID(a, b Pod) int { return cmp.Compare(a.UID, b.UID) }
 
 // Conflicts lists, for people, every GPU that is given out more than it has: over 100 percent, more memory than it has,
-// held whole beside others, overlapping MIG instances, or in two ways at once. Empty when all is well. A conflict cannot
+// held whole beside others, overlapping MIG instances, in two ways at once, or in a way that the node does not give it. Empty when all is well. A conflict cannot
 // come from this program's decisions; it shows that somebody else wrote assignments, or that a GPU's mode was changed
 // under the pods that hold it.
 func (n *Node) Conflicts() []string {
@@ -436,6 +409,10 @@ func (n *Node) conflict(g *GPU) string {
 		what = "is in MIG mode but held whole or shared"
 	case !g.MIG && slicesHeld > 0:
 		what = "is not in MIG mode but partitioned"
+	case g.SharedOnly && whole > 0:
+		what = "is given in shares only but held whole"
+	case g.WholeOnly && milli > 0:
+		what = "is given whole only but shared"
 	default:
 		return ""
 	}
@@ -463,7 +440,7 @@ func (n *Node) CanGive(p Pod) error {
 			state = state.With(inst)
 		}
 	}
-	if with.IdleGPUs < without.IdleGPUs && with.IdleGPUs < with.Withheld.GPUs {
+	if before, after := without.Spare(), with.Spare(); after.GPUs < min(before.GPUs, 0) || after.Shared < min(before.Shared, 0) {
 		return fmt.Errorf("node %s withholds %d idle GPUs for pods that nobody knows the GPUs of", n.Name, with.Withheld.GPUs)
 	}
 	return nil

@@ -33,6 +33,19 @@ func plain(index int, mib int64) gpu.Device {
 	return gpu.Device{ID: gpu.ID(fmt.Sprintf("g%d", index)), Index: index, Product: "T", MemoryMiB: mib}
 }
 
+// wholeOnly and sharedOnly are GPUs of a node that leaves whole GPUs to somebody else.
+func wholeOnly(index int) gpu.Device {
+	d := plain(index, 100)
+	d.WholeOnly = true
+	return d
+}
+
+func sharedOnly(index int) gpu.Device {
+	d := plain(index, 100)
+	d.SharedOnly = true
+	return d
+}
+
 // partitioned is a GPU in MIG mode that can be divided like an A30, on demand.
 func partitioned(index int) gpu.Device {
 	table, _ := mig.TableByName("A30-24GB")
@@ -125,6 +138,9 @@ func TestInventoryEqualSeesEveryField(t *testing.T) {
 		"memory":    func(d *gpu.Device) { d.MemoryMiB++ },
 		"unhealthy": func(d *gpu.Device) { d.Unhealthy = true },
 		"wholeOnly": func(d *gpu.Device) { d.WholeOnly = true },
+		"isolation": func(d *gpu.Device) { d.Isolation = gpu.IsolationMPS },
+		"hardware":  func(d *gpu.Device) { d.Hardware = &gpu.Hardware{NUMANode: 1} },
+		"reason":    func(d *gpu.Device) { d.UnhealthyReason = "Xid 79" },
 		"mode":      func(d *gpu.Device) { d.MIG, d.Instances = false, nil },
 		"instances": func(d *gpu.Device) { d.Instances = d.Instances[1:] },
 	} {
@@ -161,7 +177,10 @@ func TestWhatIsLeft(t *testing.T) {
 		"what shares leave":                    {plain(0, 100), []string{"c=g0:250m/30Mi", "c=g0:100m/10Mi"}, left{false, 650, 60}, 0},
 		"nothing beside a whole":               {plain(0, 100), []string{"c=g0"}, left{}, 0},
 		"nothing of one that is not healthy":   {gpu.Device{ID: "g0", MemoryMiB: 100, Unhealthy: true}, nil, left{Idle: true}, 0},
-		"all of one that is given whole only":  {gpu.Device{ID: "g0", MemoryMiB: 100, WholeOnly: true}, nil, left{true, 1000, 100}, 1},
+		"all of one that is given whole only":  {wholeOnly(0), nil, left{true, 1000, 100}, 1},
+		"all of one that is shared only":       {sharedOnly(0), nil, left{true, 1000, 100}, 0},
+		"what shares leave of that":            {sharedOnly(0), []string{"c=g0:250m/30Mi"}, left{false, 750, 70}, 0},
+		"nothing of that, if it is held whole": {sharedOnly(0), []string{"c=g0"}, left{}, 0},
 		"no share of a GPU in MIG mode":        {partitioned(0), nil, left{Idle: true}, 0},
 		"nothing of one that is given twice":   {plain(0, 100), []string{"c=g0:600m/60Mi", "c=g0:600m/60Mi"}, left{}, 0},
 		"nothing of one whole and shared":      {plain(0, 100), []string{"c=g0:600m/60Mi", "c=g0"}, left{}, 0},
@@ -343,6 +362,10 @@ func TestConflictsNamesEachKind(t *testing.T) {
 		"whole though in MIG mode":           {partitioned(0), []string{"c=g0"}, []string{"n/g0 is in MIG mode but held whole or shared by [ns/0]"}},
 		"shared though in MIG mode":          {partitioned(0), []string{"c=g0:1m/1Mi"}, []string{"n/g0 is in MIG mode but held whole or shared by [ns/0]"}},
 		"partitioned though not in MIG mode": {plain(0, 100), []string{"c=g0:1g.6gb@0:1"}, []string{"n/g0 is not in MIG mode but partitioned by [ns/0]"}},
+		"all of a GPU that is shared only":   {sharedOnly(0), []string{"c=g0:1000m/100Mi"}, nil},
+		"whole though shared only":           {sharedOnly(0), []string{"c=g0"}, []string{"n/g0 is given in shares only but held whole by [ns/0]"}},
+		"a GPU that is given whole only":     {wholeOnly(0), []string{"c=g0"}, nil},
+		"shared though whole only":           {wholeOnly(0), []string{"c=g0:1m/1Mi"}, []string{"n/g0 is given whole only but shared by [ns/0]"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -371,7 +394,7 @@ func TestCanGive(t *testing.T) {
 	sick.Unhealthy = true
 	fixed := partitioned(4)
 	fixed.Instances = []gpu.Instance{{Profile: "2g.12gb", Start: 0, Size: 2}}
-	inv := inventory(plain(0, 100), plain(1, 100), sick, partitioned(3), fixed)
+	inv := inventory(plain(0, 100), plain(1, 100), sick, partitioned(3), fixed, sharedOnly(5), wholeOnly(6))
 	tests := map[string]struct {
 		there string // held by others
 		text  string
@@ -391,6 +414,9 @@ func TestCanGive(t *testing.T) {
 		"media extensions twice":                  {"c=g3:1g.6gb+me@0:1", "c=g3:1g.6gb+me@1:1", "n/g3 cannot give the MIG instance 1g.6gb+me@1:1"},
 		"media extensions twice for one":          {"", "c=g3:1g.6gb+me@0:1,g3:1g.6gb+me@1:1", "n/g3 cannot give the MIG instance 1g.6gb+me@1:1"},
 		"an instance of a GPU not in MIG mode":    {"", "c=g0:1g.6gb@0:1", "n/g0 is not in MIG mode but partitioned by [ns/pod]"},
+		"a share of a GPU that is shared only":    {"", "c=g5:10m/1Mi", "<nil>"},
+		"a GPU that is shared only, whole":        {"", "c=g5", "n/g5 is given in shares only but held whole by [ns/pod]"},
+		"a share of a GPU that is whole only":     {"", "c=g6:10m/1Mi", "n/g6 is given whole only but shared by [ns/pod]"},
 		"a whole GPU in MIG mode":                 {"", "c=g3", "n/g3 is in MIG mode but held whole or shared by [ns/pod]"},
 		"nothing":                                 {"", "", "<nil>"},
 		"an instance beside a share of before":    {"c=g3:1m/1Mi", "c=g3:1g.6gb@0:1", "n/g3 is partitioned and shared at once by [ns/pod ns/there]"},
@@ -429,6 +455,88 @@ func TestCanGiveKeepsWhatIsWithheld(t *testing.T) {
 	// Where too few are idle anyway, shares of the others can still be given.
 	if err := n.With(holds(t, "more", "c=g1,g2,g3")).CanGive(holds(t, "pod", "c=g0:10m/1Mi")); err != nil {
 		t.Error(err)
+	}
+}
+
+// Where whole GPUs and shares are given from different GPUs, what is held whole takes no room for shares, and the other way
+// round.
+func TestWhatIsWithheldComesFromTheGPUsThatCanBeGivenSo(t *testing.T) {
+	ask := func(kind gpu.Kind, count int) gpu.ContainerRequest {
+		a := gpu.Ask{Kind: kind, Count: count}
+		if kind == gpu.Shared {
+			a.MilliGPU = 250
+		}
+		return gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{a}}
+	}
+	fractions := inventory(wholeOnly(0), wholeOnly(1), sharedOnly(2), sharedOnly(3))
+	const gives, withholds = "<nil>", "node n withholds %d idle GPUs for pods that nobody knows the GPUs of"
+	tests := map[string]struct {
+		inventory Inventory
+		foreign   Pod
+		want      Withheld
+		spare     Spare
+		// What a pod can be given.
+		whole, share, both string
+	}{
+		"nothing": {fractions, holds(t, "x", ""), Withheld{}, Spare{2, 2}, gives, gives, gives},
+		"a whole GPU": {
+			fractions, wants("x", ask(gpu.Whole, 1)), Withheld{GPUs: 1}, Spare{1, 2}, gives, gives, gives,
+		},
+		"all whole GPUs": {
+			fractions, wants("x", ask(gpu.Whole, 2)),
+			Withheld{GPUs: 2},
+			Spare{0, 2},
+			fmt.Sprintf(withholds, 2), gives, fmt.Sprintf(withholds, 2),
+		},
+		"more whole GPUs than there are": {
+			fractions, wants("x", ask(gpu.Whole, 3)),
+			Withheld{GPUs: 3},
+			Spare{-1, 2},
+			fmt.Sprintf(withholds, 3), gives, fmt.Sprintf(withholds, 3),
+		},
+		"shares of all that are shared": {
+			fractions, wants("x", ask(gpu.Shared, 2)),
+			Withheld{GPUs: 2, Shared: 2},
+			Spare{2, 0},
+			gives, fmt.Sprintf(withholds, 2), fmt.Sprintf(withholds, 2),
+		},
+		"whole GPUs of before, when they were known by labels": {
+			fractions, holds(t, "x", "c=gpu-0,gpu-1"),
+			Withheld{GPUs: 2},
+			Spare{0, 2},
+			fmt.Sprintf(withholds, 2), gives, fmt.Sprintf(withholds, 2),
+		},
+		"a share of an older name": {
+			fractions, holds(t, "x", "c=gpu-0:250m/25Mi"), Withheld{GPUs: 1, Shared: 1}, Spare{2, 1}, gives, gives, gives,
+		},
+		"a share, where others are shared too: one of each": {
+			inventory(plain(0, 100), sharedOnly(2)), wants("x", ask(gpu.Shared, 1)),
+			Withheld{GPUs: 2, Shared: 1},
+			Spare{0, 0},
+			fmt.Sprintf(withholds, 2), fmt.Sprintf(withholds, 2), fmt.Sprintf(withholds, 2),
+		},
+		"a share, where no GPU is shared only": {
+			inventory(plain(0, 100), plain(1, 100), plain(2, 100)), wants("x", ask(gpu.Shared, 2)),
+			Withheld{GPUs: 2},
+			Spare{1, 0},
+			gives, gives, fmt.Sprintf(withholds, 2),
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := NewNode("n", tc.inventory, []Pod{tc.foreign})
+			if diff := cmp.Diff(tc.want, n.Withheld); diff != "" {
+				t.Errorf("withheld -want +got\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.spare, n.Spare()); diff != "" {
+				t.Errorf("spare -want +got\n%s", diff)
+			}
+			for text, want := range map[string]string{"c=g0": tc.whole, "c=g2:250m/25Mi": tc.share, "c=g0;d=g2:250m/25Mi": tc.both} {
+				if got := fmt.Sprint(n.CanGive(holds(t, "pod", text))); got != want {
+					t.Errorf("%q: got %s, want %s", text, got, want)
+				}
+			}
+		})
 	}
 }
 

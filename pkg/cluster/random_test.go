@@ -41,6 +41,8 @@ func inventories() []Inventory {
 		NewInventory(SourceSlices, full[:1], "pool: incomplete"),
 		{},
 		NewInventory(SourceLabels, full[:2]),
+		NewInventory(SourceSlices, []gpu.Device{sharedOnly(0), wholeOnly(1), full[2], sharedOnly(4)}),
+		NewInventory(SourceSlices, []gpu.Device{sharedOnly(0), full[1], wholeOnly(4)}),
 	}
 }
 
@@ -141,7 +143,7 @@ func TestANodeIsWhatItsInventoryAndPodsSayWhateverCameBefore(t *testing.T) {
 // show has all that a node says.
 func show(n *Node) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %v %x %d %t %v %v %q\n", n.Name, n.Withheld, n.Signature, n.IdleGPUs, n.HasMIG, n.Inventory.Source, n.Inventory.Devices, n.Inventory.Problems)
+	fmt.Fprintf(&b, "%s %v %x %d %d %t %v %v %q\n", n.Name, n.Withheld, n.Signature, n.IdleGPUs, n.IdleShared, n.HasMIG, n.Inventory.Source, n.Inventory.Devices, n.Inventory.Problems)
 	for _, p := range n.Pods {
 		fmt.Fprintf(&b, "%s %s %s %v %v\n", p.UID, p.Name, p.Assignment, p.Unplaced, p.Uses())
 	}
@@ -154,7 +156,7 @@ func show(n *Node) string {
 
 // dumbCheck computes what is left, what is assigned and which GPUs conflict straight from the assignments.
 func dumbCheck(n *Node) string {
-	conflicts := 0
+	conflicts, idle, idleShared := 0, 0, 0
 	for i := range n.GPUs {
 		g := &n.GPUs[i]
 		var milli, mib int64
@@ -179,6 +181,16 @@ func dumbCheck(n *Node) string {
 		if g.Idle != (holders == 0) {
 			return fmt.Sprintf("%s is idle: %t, with %d holders", g.ID, g.Idle, holders)
 		}
+		switch {
+		case holders > 0 || g.Unhealthy || g.MIG:
+		case g.SharedOnly:
+			idleShared++
+		default:
+			idle++
+		}
+		if whole := holders == 0 && !g.Unhealthy && !g.MIG && !g.SharedOnly; g.Available() != whole {
+			return fmt.Sprintf("%s can be given whole: %t", g.ID, g.Available())
+		}
 		wantMilli, wantMiB := max(0, 1000-milli), max(0, g.MemoryMiB-mib)
 		if g.MIG || g.Unhealthy || wholes > 0 || len(taken) > 0 {
 			wantMilli, wantMiB = 0, 0
@@ -193,7 +205,7 @@ func dumbCheck(n *Node) string {
 			}
 		}
 		if wholes > 0 && holders > 1 || milli > 1000 || mib > g.MemoryMiB || overlap || len(taken) > 0 && (milli > 0 || !g.MIG) ||
-			g.MIG && (milli > 0 || wholes > 0) {
+			g.MIG && (milli > 0 || wholes > 0) || g.SharedOnly && wholes > 0 || g.WholeOnly && milli > 0 {
 			conflicts++
 		}
 		if g.MIG {
@@ -205,6 +217,9 @@ func dumbCheck(n *Node) string {
 		if got, want := n.AssignedMemoryMiB(i), mib+g.MemoryMiB*int64(wholes); got != want {
 			return fmt.Sprintf("%s has %d MiB assigned, want %d", g.ID, got, want)
 		}
+	}
+	if n.IdleGPUs != idle || n.IdleShared != idleShared {
+		return fmt.Sprintf("%d and %d idle, want %d and %d", n.IdleGPUs, n.IdleShared, idle, idleShared)
 	}
 	if got := n.Conflicts(); len(got) != conflicts {
 		return fmt.Sprintf("%d conflicts, want %d: %q", len(got), conflicts, got)
@@ -287,9 +302,11 @@ func TestSignatureTellsNodesApart(t *testing.T) {
 	}
 }
 
-func TestSignatureDoesNotDependOnNamesAndIDs(t *testing.T) {
+func TestSignatureDoesNotDependOnNamesIDsAndHardware(t *testing.T) {
 	other := plain(0, 100)
 	other.ID, other.Index = "elsewhere", 5
+	other.Isolation, other.Hardware = gpu.IsolationMPS, &gpu.Hardware{NUMANode: 1, Clique: "a.1", Links: gpu.Links{Switch: 18}}
+	other.UnhealthyReason = "it was"
 	a := NewNode("a", inventory(plain(0, 100)), []Pod{holds(t, "x", "c=g0:100m/10Mi")})
 	b := NewNode("b", inventory(other), []Pod{holds(t, "y", "d=elsewhere:50m/5Mi"), holds(t, "z", "e=elsewhere:50m/5Mi")})
 	if a.Signature != b.Signature {
@@ -297,6 +314,27 @@ func TestSignatureDoesNotDependOnNamesAndIDs(t *testing.T) {
 	}
 	if a, b := NewNode("a", Inventory{}, nil), NewNode("b", NewInventory(SourceLabels, nil, "p"), nil); a.Signature != b.Signature {
 		t.Errorf("without GPUs: %x and %x", a.Signature, b.Signature)
+	}
+}
+
+func TestSignatureDependsOnHowGPUsAreGivenOut(t *testing.T) {
+	foreign := func(kind gpu.Kind) Pod {
+		return wants("x", gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: kind, Count: 1, MilliGPU: 250}}})
+	}
+	fractions := inventory(wholeOnly(0), sharedOnly(1))
+	seen := map[Signature]string{}
+	for name, n := range map[string]*Node{
+		"both ways":                NewNode("n", inventory(plain(0, 100), plain(1, 100)), nil),
+		"whole only":               NewNode("n", inventory(wholeOnly(0), wholeOnly(1)), nil),
+		"shared only":              NewNode("n", inventory(sharedOnly(0), sharedOnly(1)), nil),
+		"one so, one so":           NewNode("n", fractions, nil),
+		"and withheld of the one":  NewNode("n", fractions, []Pod{foreign(gpu.Whole)}),
+		"or withheld of the other": NewNode("n", fractions, []Pod{foreign(gpu.Shared)}),
+	} {
+		if other, ok := seen[n.Signature]; ok {
+			t.Errorf("one signature for %q and %q", name, other)
+		}
+		seen[n.Signature] = name
 	}
 }
 
