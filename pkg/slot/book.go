@@ -15,7 +15,7 @@ import (
 const Version = 1
 
 // Grace is how long a record may be unknown to the kubelet before it is released: the kubelet writes down what Allocate answered
-// only after the answer.
+// only after the answer, and forgets for a moment, while it starts, what runs on the node.
 const Grace = time.Minute
 
 // ErrVersion is wrapped by the error for a book that another version of the agent wrote.
@@ -26,11 +26,14 @@ type Record struct {
 	// Name is the CDI device's, unique for ever.
 	Name     string   `json:"name"`
 	Resource Resource `json:"resource"`
-	// Slots are sorted, 1 or more.
+	// Slots are sorted, each once, 1 or more.
 	Slots     []string  `json:"slots"`
 	Allocated time.Time `json:"allocated"`
 	// Holder is nil until the container's first start.
 	Holder *Holder `json:"holder,omitempty"`
+	// Missing is since when neither the API server nor PodResources has known the holder's pod, zero while one of them does;
+	// kept by [Book.Reconcile].
+	Missing time.Time `json:"missing,omitzero"`
 }
 
 // Holder is the container that a record is bound to.
@@ -41,7 +44,7 @@ type Holder struct {
 	Container string `json:"container"`
 	// Grants is what it holds by this record: those of its grants that are of the record's resource.
 	Grants []gpu.Grant `json:"grants"`
-	// Assignment is what the pod holds in all, in text form.
+	// Assignment is what the pod holds in all, in text form; the same for all records of a pod.
 	Assignment string `json:"assignment"`
 	// Bound is when the container was first given its GPUs.
 	Bound time.Time `json:"bound"`
@@ -58,58 +61,102 @@ type encodedBook struct {
 	Records []Record `json:"records"`
 }
 
-// Encode is the book as bytes, equal for equal books.
+// Encode is the book as bytes, equal for equal books. It fails for a time that JSON cannot express.
 func (b Book) Encode() ([]byte, error) {
-	return json.MarshalIndent(encodedBook{Version, b.Records}, "", " ")
+	records := b.Records
+	if records == nil {
+		records = []Record{}
+	}
+	return json.MarshalIndent(encodedBook{Version, records}, "", " ")
 }
 
 // Decode reads what Encode wrote. The error wraps [ErrVersion] when another version wrote it, and otherwise says what is wrong.
 func Decode(data []byte) (Book, error) {
+	// The version comes first: what another version means by the rest is not known.
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil {
+		return Book{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	if version.Version != Version {
+		return Book{}, fmt.Errorf("%w: got %d, want %d", ErrVersion, version.Version, Version)
+	}
 	var e encodedBook
 	if err := json.Unmarshal(data, &e); err != nil {
 		return Book{}, fmt.Errorf("checkpoint: %w", err)
 	}
-	if e.Version != Version {
-		return Book{}, fmt.Errorf("%w: got %d, want %d", ErrVersion, e.Version, Version)
-	}
-	b := Book{e.Records}
-	for i, r := range b.Records {
+	assignments := map[string]string{}
+	for i, r := range e.Records {
 		if err := r.validate(); err != nil {
 			return Book{}, fmt.Errorf("checkpoint: record %q: %w", r.Name, err)
 		}
-		if i > 0 && b.Records[i-1].Name >= r.Name {
+		if i > 0 && e.Records[i-1].Name >= r.Name {
 			return Book{}, fmt.Errorf("checkpoint: record %q is not in order", r.Name)
 		}
+		if r.Holder == nil {
+			continue
+		}
+		if a, ok := assignments[r.Holder.UID]; ok && a != r.Holder.Assignment {
+			return Book{}, fmt.Errorf("checkpoint: record %q: pod %s holds %q here and %q elsewhere", r.Name, r.Holder.UID, r.Holder.Assignment, a)
+		}
+		assignments[r.Holder.UID] = r.Holder.Assignment
 	}
-	return b, nil
+	return Book{e.Records}, nil
 }
 
 func (r Record) validate() error {
 	switch {
 	case r.Name == "":
 		return errors.New("has no name")
-	case len(r.Slots) == 0 || !slices.IsSorted(r.Slots):
-		return fmt.Errorf("slots %q: want one or more, sorted", r.Slots)
+	case len(r.Slots) == 0 || r.Slots[0] == "" || !ascending(r.Slots):
+		return fmt.Errorf("slots %q: want one or more, sorted, each once", r.Slots)
 	case r.Resource.Kind != gpu.Whole && r.Resource.Kind != gpu.Shared && r.Resource.Kind != gpu.MIG,
-		(r.Resource.Kind == gpu.MIG) != gpu.ValidProfile(r.Resource.Profile):
+		r.Resource.Kind == gpu.MIG && !gpu.ValidProfile(r.Resource.Profile),
+		r.Resource.Kind != gpu.MIG && r.Resource.Profile != "":
 		return fmt.Errorf("resource %+v is none", r.Resource)
 	case r.Holder == nil:
 		return nil
-	case r.Holder.UID == "" || r.Holder.Container == "" || len(r.Holder.Grants) == 0:
-		return fmt.Errorf("holder %+v: want a UID, a container and grants", *r.Holder)
 	}
-	for _, g := range r.Holder.Grants {
-		if err := g.Validate(); err != nil {
-			return err
+	return r.Holder.validate(r.Resource)
+}
+
+func (h Holder) validate(r Resource) error {
+	if h.UID == "" || h.Namespace == "" || h.Pod == "" || h.Container == "" {
+		return fmt.Errorf("holder %s/%s, UID %q, container %q: want all four", h.Namespace, h.Pod, h.UID, h.Container)
+	}
+	a, err := gpu.ParseAssignment(h.Assignment)
+	if err != nil {
+		return err
+	}
+	if want := grantsOf(a, h.Container, r); len(want) == 0 || !slices.EqualFunc(want, h.Grants, sameGrant) {
+		return fmt.Errorf("holder has %v, want what the assignment %q gives container %q of %s: %v", h.Grants, h.Assignment, h.Container, r, want)
+	}
+	return nil
+}
+
+func sameGrant(a, b gpu.Grant) bool {
+	return a.GPU == b.GPU && a.MilliGPU == b.MilliGPU && a.MemoryMiB == b.MemoryMiB && (a.Instance == nil) == (b.Instance == nil) &&
+		(a.Instance == nil || *a.Instance == *b.Instance)
+}
+
+func ascending(s []string) bool {
+	for i := 1; i < len(s); i++ {
+		if s[i-1] >= s[i] {
+			return false
 		}
 	}
-	_, err := gpu.ParseAssignment(r.Holder.Assignment)
-	return err
+	return true
+}
+
+// index is where the record of that name is, or would be.
+func (b Book) index(name string) (int, bool) {
+	return slices.BinarySearchFunc(b.Records, name, func(r Record, name string) int { return cmp.Compare(r.Name, name) })
 }
 
 // Find is the record of that name.
 func (b Book) Find(name string) (Record, bool) {
-	i, ok := slices.BinarySearchFunc(b.Records, name, func(r Record, name string) int { return cmp.Compare(r.Name, name) })
+	i, ok := b.index(name)
 	if !ok {
 		return Record{}, false
 	}
@@ -118,7 +165,7 @@ func (b Book) Find(name string) (Record, bool) {
 
 // With is the book with the record, in place of one of the same name.
 func (b Book) With(r Record) Book {
-	i, ok := slices.BinarySearchFunc(b.Records, r.Name, func(r Record, name string) int { return cmp.Compare(r.Name, name) })
+	i, ok := b.index(r.Name)
 	out := slices.Clone(b.Records)
 	if ok {
 		out[i] = r
@@ -129,10 +176,15 @@ func (b Book) With(r Record) Book {
 }
 
 // Bind is the book with the record of that name bound to the holder. A record that is bound already keeps the time since when.
-// The record must be there.
+//
+// A name stays with the pod and container that it was given to: they may have read its CDI specification. Where there is no such
+// record, or another pod or container holds it, the book is returned as it is.
 func (b Book) Bind(name string, h Holder) Book {
-	r, _ := b.Find(name)
-	if r.Holder != nil && r.Holder.UID == h.UID {
+	r, ok := b.Find(name)
+	if !ok || r.Holder != nil && (r.Holder.UID != h.UID || r.Holder.Container != h.Container) {
+		return b
+	}
+	if r.Holder != nil {
 		h.Bound = r.Holder.Bound
 	}
 	r.Holder = &h
@@ -141,5 +193,16 @@ func (b Book) Bind(name string, h Holder) Book {
 
 // Holds reports whether a container of the pod was given its GPUs already.
 func (b Book) Holds(uid string) bool {
-	return slices.ContainsFunc(b.Records, func(r Record) bool { return r.Holder != nil && r.Holder.UID == uid })
+	_, ok := b.assignment(uid)
+	return ok
+}
+
+// assignment is what a pod was given its GPUs by.
+func (b Book) assignment(uid string) (text string, ok bool) {
+	for _, r := range b.Records {
+		if r.Holder != nil && r.Holder.UID == uid {
+			return r.Holder.Assignment, true
+		}
+	}
+	return "", false
 }

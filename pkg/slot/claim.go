@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +12,7 @@ import (
 
 // Claim is one container's hold on slots of one resource, as the kubelet tells it. The kubelet tells it in two places that know
 // different things: its checkpoint has every container with the UID of its pod and what Allocate answered, but keeps pods that are
-// over for a while; PodResources has the names of pods that are not over, without their init containers.
+// over until it is written next; PodResources has the names of pods that are not over, without their init containers.
 type Claim struct {
 	// UID of the pod, empty from PodResources.
 	UID string
@@ -19,7 +20,7 @@ type Claim struct {
 	Namespace, Pod string
 	Container      string
 	Resource       Resource
-	// Slots are sorted.
+	// Slots are sorted, each once.
 	Slots []string
 	// Name is the CDI device that Allocate answered, empty from PodResources and for what another device plugin allocated.
 	Name string
@@ -27,9 +28,11 @@ type Claim struct {
 
 // Kubelet is what the kubelet says who holds what.
 type Kubelet struct {
-	// Checkpoint is nil when it could not be read; empty, not nil, when it has nothing.
+	// Checkpoint is nil when it could not be read; empty, not nil, when it has nothing. The kubelet writes it after every Allocate and
+	// before it starts the container, so whoever starts is in it.
 	Checkpoint []Claim
-	// Active is what PodResources lists, nil when it did not answer.
+	// Active is what PodResources lists, nil when it did not answer. A kubelet that has just started lists nothing until the API
+	// server has told it its pods.
 	Active []Claim
 }
 
@@ -43,26 +46,51 @@ type Owner struct {
 	Container      string
 }
 
-// Errors of [Book.Owners]. Both can go away by themselves.
+// In is the owner's pod, if it is among the pods, which are by UID. A pod that is over owns nothing where another has its name; and
+// where the kubelet says both UID and name, it must be the pod of both: read at two moments, they can be of two.
+func (o Owner) In(pods map[string]Pod) (Pod, bool) {
+	if o.UID != "" {
+		p, ok := pods[o.UID]
+		return p, ok && (o.Pod == "" || o.Namespace == p.Namespace && o.Pod == p.Name)
+	}
+	var found Pod
+	n := 0
+	for _, p := range pods {
+		if p.Namespace == o.Namespace && p.Name == o.Pod && !p.Over {
+			found = p
+			n++
+		}
+	}
+	return found, n == 1
+}
+
+// Errors of [Book.Owners].
 var (
-	// ErrNoOwner: the kubelet does not say which container holds the slots.
+	// ErrNoOwner: the kubelet does not say which container holds the slots. It can go away by itself.
 	ErrNoOwner = errors.New("the kubelet does not say which container holds these devices")
-	// ErrForeign: another device plugin allocated them, so the container cannot be given anything by a CDI name.
+	// ErrForeign: another device plugin allocated them, so the container cannot be given anything by a CDI name. It stays so.
 	ErrForeign = errors.New("the container's devices were allocated by another device plugin; delete the pod and create it again")
 )
 
-// Owners is which containers hold exactly these slots. There are several when init containers of a pod had the slots that
-// other containers of it have after them; the kubelet does not say which of them starts, so all of them are told.
+// Owners is which containers hold exactly these slots: containers of one pod. There are several when the kubelet gave the slots of an
+// init container to another container of the pod; it does not say which of them starts, so all of them are told. An init container
+// whose slots were given on only in part, or with others added, is found by its own: every container starts with all its slots.
 func (b Book) Owners(r Resource, slots []string, k Kubelet) ([]Owner, error) {
 	same := func(c Claim) bool { return c.Resource == r && slices.Equal(c.Slots, slots) }
-	var active *Claim
-	for i, c := range k.Active {
+	var active []Claim
+	for _, c := range k.Active {
 		if same(c) {
-			if active != nil && (active.Namespace != c.Namespace || active.Pod != c.Pod) {
-				return nil, fmt.Errorf("%w: PodResources names both %s/%s and %s/%s", ErrNoOwner, active.Namespace, active.Pod, c.Namespace, c.Pod)
-			}
-			active = &k.Active[i]
+			active = append(active, c)
 		}
+	}
+	onePod := len(active) > 0 && !slices.ContainsFunc(active, func(c Claim) bool {
+		return c.Namespace != active[0].Namespace || c.Pod != active[0].Pod
+	})
+	if k.Checkpoint == nil {
+		if !onePod {
+			return nil, fmt.Errorf("%w: its checkpoint cannot be read, and PodResources names %d of them", ErrNoOwner, len(active))
+		}
+		return b.ownersByName(r, slots, active)
 	}
 	var out []Owner
 	foreign := false
@@ -77,30 +105,49 @@ func (b Book) Owners(r Resource, slots []string, k Kubelet) ([]Owner, error) {
 			return nil, fmt.Errorf("%w: its checkpoint names both pod %s and pod %s", ErrNoOwner, out[0].UID, c.UID)
 		}
 		o := Owner{Name: c.Name, UID: c.UID, Container: c.Container}
-		if active != nil {
-			o.Namespace, o.Pod = active.Namespace, active.Pod
+		if onePod {
+			o.Namespace, o.Pod = active[0].Namespace, active[0].Pod
 		}
 		out = append(out, o)
 	}
 	switch {
 	case len(out) > 0:
+		slices.SortFunc(out, func(a, b Owner) int { return cmp.Compare(a.Name, b.Name) })
 		return out, nil
 	case foreign:
 		return nil, ErrForeign
-	case k.Checkpoint != nil || active == nil:
-		return nil, ErrNoOwner
 	}
-	// Without the checkpoint it takes the book to tell the name: the record of these slots that was allocated last.
-	var last Record
-	for _, rec := range b.Records {
-		if rec.Resource == r && slices.Equal(rec.Slots, slots) && !rec.Allocated.Before(last.Allocated) {
-			last = rec
+	return nil, fmt.Errorf("%w: its checkpoint does not have them", ErrNoOwner)
+}
+
+// ownersByName is Owners without the checkpoint, which alone has the names of the records: for each container that PodResources
+// lists, the record that was allocated last of those that can be its.
+func (b Book) ownersByName(r Resource, slots []string, active []Claim) ([]Owner, error) {
+	var out []Owner
+	for _, c := range active {
+		var last Record
+		tie := false
+		for _, rec := range b.Records {
+			h := rec.Holder
+			switch {
+			case rec.Resource != r || !slices.Equal(rec.Slots, slots),
+				h != nil && (h.Namespace != c.Namespace || h.Pod != c.Pod || h.Container != c.Container):
+			case last.Name == "" || rec.Allocated.After(last.Allocated):
+				last, tie = rec, false
+			case rec.Allocated.Equal(last.Allocated):
+				tie = true
+			}
 		}
+		if last.Name == "" || tie {
+			return nil, fmt.Errorf("%w: its checkpoint cannot be read, and the agent's own does not say either", ErrNoOwner)
+		}
+		o := Owner{Name: last.Name, Namespace: c.Namespace, Pod: c.Pod, Container: c.Container}
+		if last.Holder != nil {
+			o.UID = last.Holder.UID
+		}
+		out = append(out, o)
 	}
-	if last.Name == "" {
-		return nil, ErrForeign
-	}
-	return []Owner{{Name: last.Name, Namespace: active.Namespace, Pod: active.Pod, Container: active.Container}}, nil
+	return out, nil
 }
 
 // Pod is a pod of the node as the API server has it.
@@ -114,12 +161,33 @@ type Pod struct {
 	Err error
 }
 
-// Reconcile releases the records that nobody holds any more: of pods that the API server does not have, or that are over, unless
-// the kubelet still lists their slots as the pod's; and those never bound that the kubelet does not know after [Grace]. pods
-// are those of the node that the API server has, by UID. It returns the book without them, and them.
+// Reconcile releases the records that nobody holds any more. pods are those of the node that the API server has, by UID, all of
+// them. It returns the book without the records, and them.
+//
+// A record that is bound is held while the API server has its pod, and the pod is not over. Where the kubelet allocated anew for the
+// same container, for it had lost its checkpoint, the older record goes once the newer is bound. When the API server no longer has
+// the pod, because it was deleted without waiting for its containers, the record goes as soon as the kubelet's checkpoint is without
+// it; and where that has not been written since, when PodResources has not listed it for [Grace]: a kubelet that starts lists
+// nothing at first, and a list from the API server can be old. The kubelet itself frees the slots of such a pod before the containers
+// have ended (kubernetes/kubernetes#104824); whoever knows that they run keeps the pod among the pods.
+//
+// A record that was never bound is held while the kubelet's checkpoint names a pod for it that the API server has and that is not over,
+// and for Grace in any case.
 func (b Book) Reconcile(k Kubelet, pods map[string]Pod, now time.Time) (kept Book, released []Record) {
+	claims := map[string]Claim{}
+	for _, c := range k.Checkpoint {
+		if c.Name != "" {
+			claims[c.Name] = c
+		}
+	}
 	for _, r := range b.Records {
-		if r.live(k, pods, now) {
+		held := false
+		if r.Holder == nil {
+			r, held = r.reconcileAllocated(k, claims, pods, now)
+		} else {
+			r, held = b.reconcileBound(r, k, claims, pods, now)
+		}
+		if held {
 			kept.Records = append(kept.Records, r)
 		} else {
 			released = append(released, r)
@@ -128,41 +196,71 @@ func (b Book) Reconcile(k Kubelet, pods map[string]Pod, now time.Time) (kept Boo
 	return kept, released
 }
 
-func (r Record) live(k Kubelet, pods map[string]Pod, now time.Time) bool {
-	if r.Holder != nil {
-		if p, ok := pods[r.Holder.UID]; ok {
-			return !p.Over
-		}
-		// A pod that was deleted without waiting for its containers. When PodResources does not answer, wait until it does.
-		return k.Active == nil || slices.ContainsFunc(k.Active, func(c Claim) bool {
-			return c.Resource == r.Resource && c.Namespace == r.Holder.Namespace && c.Pod == r.Holder.Pod &&
-				c.Container == r.Holder.Container && slices.Equal(c.Slots, r.Slots)
-		})
+func (r Record) reconcileAllocated(k Kubelet, claims map[string]Claim, pods map[string]Pod, now time.Time) (Record, bool) {
+	if r.Allocated.After(now) { // the clock was set back
+		r.Allocated = now
 	}
-	return k.Checkpoint == nil || now.Sub(r.Allocated) < Grace ||
-		slices.ContainsFunc(k.Checkpoint, func(c Claim) bool { return c.Name == r.Name })
+	claim, claimed := claims[r.Name]
+	pod, known := pods[claim.UID]
+	switch {
+	case claimed && known:
+		return r, !pod.Over
+	case now.Sub(r.Allocated) < Grace:
+		return r, true
+	}
+	return r, k.Checkpoint == nil
 }
 
-// Recover adds what the kubelet's checkpoint has and the book has not, for pods that are not over and whose assignment is
-// known: after the book was lost, or written by another version. The containers count as bound since now, for they may be
-// running.
+func (b Book) reconcileBound(r Record, k Kubelet, claims map[string]Claim, pods map[string]Pod, now time.Time) (Record, bool) {
+	_, claimed := claims[r.Name]
+	claimed = claimed || k.Checkpoint == nil
+	if p, ok := pods[r.Holder.UID]; ok {
+		r.Missing = time.Time{}
+		return r, !p.Over && (claimed || !b.replaced(r, claims))
+	}
+	listed := k.Active == nil || slices.ContainsFunc(k.Active, func(c Claim) bool {
+		return c.Resource == r.Resource && c.Namespace == r.Holder.Namespace && c.Pod == r.Holder.Pod &&
+			c.Container == r.Holder.Container && slices.Equal(c.Slots, r.Slots)
+	})
+	switch {
+	case !claimed:
+		return r, false
+	case listed:
+		r.Missing = time.Time{}
+		return r, true
+	case r.Missing.IsZero() || r.Missing.After(now):
+		r.Missing = now
+	}
+	return r, now.Sub(r.Missing) < Grace
+}
+
+// replaced reports whether the container of a bound record is bound by another one of the resource too, which the kubelet knows.
+func (b Book) replaced(r Record, claims map[string]Claim) bool {
+	return slices.ContainsFunc(b.Records, func(o Record) bool {
+		_, claimed := claims[o.Name]
+		return claimed && o.Name != r.Name && o.Holder != nil && o.Resource == r.Resource &&
+			o.Holder.UID == r.Holder.UID && o.Holder.Container == r.Holder.Container
+	})
+}
+
+// Recover adds what the kubelet's checkpoint has and the book has not, for pods that are known and not over: after the book was
+// lost, or written by another version. Containers with an assignment count as bound since now, for they may be running; what they
+// hold is then taken, also where two pods' assignments contradict each other: neither starts a container until the other is gone, for
+// it is not known which of them has the GPU. The others count as allocated now.
 func (b Book) Recover(k Kubelet, pods map[string]Pod, now time.Time) Book {
 	for _, c := range k.Checkpoint {
-		if _, ok := b.Find(c.Name); ok || c.Name == "" {
-			continue
-		}
 		p, ok := pods[c.UID]
-		if !ok || p.Over || p.Err != nil {
+		if _, known := b.Find(c.Name); known || !ok || p.Over {
 			continue
 		}
-		grants := grantsOf(p.Assignment, c.Container, c.Resource)
-		if len(grants) == 0 {
-			continue
+		r := Record{Name: c.Name, Resource: c.Resource, Slots: c.Slots, Allocated: now}
+		if r.validate() != nil {
+			continue // another device plugin's, or nothing that this one can have answered
 		}
-		b = b.With(Record{Name: c.Name, Resource: c.Resource, Slots: c.Slots, Allocated: now, Holder: &Holder{
-			Namespace: p.Namespace, Pod: p.Name, UID: p.UID, Container: c.Container,
-			Grants: grants, Assignment: p.Assignment.String(), Bound: now,
-		}})
+		if h, err := b.holder(p, c.Container, c.Resource, len(c.Slots), now); err == nil {
+			r.Holder = &h
+		}
+		b = b.With(r)
 	}
 	return b
 }

@@ -22,34 +22,52 @@ var (
 )
 
 // Decide is what a container gets for slots of a resource: the holder to bind the record to. inventory is the node's; the book
-// must be reconciled, for whatever is bound in it is taken. A pod that holds GPUs already keeps them when they are unhealthy.
+// must be reconciled, for whatever is bound in it is taken. A pod that holds GPUs already keeps them when they are unhealthy, or the
+// node would no longer give them in this way.
 func (b Book) Decide(node string, inventory cluster.Inventory, p Pod, container string, r Resource, slots int, now time.Time) (Holder, error) {
-	if p.Err != nil {
-		return Holder{}, fmt.Errorf("%w: %w", ErrUnassigned, p.Err)
+	h, err := b.holder(p, container, r, slots, now)
+	if err != nil {
+		return Holder{}, err
 	}
-	grants := grantsOf(p.Assignment, container, r)
-	if len(grants) == 0 {
-		return Holder{}, fmt.Errorf("%w: the assignment %q has nothing of this kind for container %q", ErrUnassigned, p.Assignment, container)
-	}
-	if want := slotsFor(grants); want != slots {
-		return Holder{}, fmt.Errorf("%w: the assignment of container %q is worth %d of what the kubelet counts, but the container has %d",
-			ErrUnassigned, container, want, slots)
-	}
+	holds := b.Holds(p.UID)
 	pod := cluster.NewPod(p.UID, p.Namespace+"/"+p.Name, p.Assignment)
 	for _, u := range pod.Uses() {
-		if !slices.ContainsFunc(inventory.Devices, func(d gpu.Device) bool { return d.ID == u.GPU }) {
+		there := slices.ContainsFunc(inventory.Devices, func(d gpu.Device) bool { return d.ID == u.GPU })
+		switch {
+		case !there && holds:
+			return Holder{}, fmt.Errorf("%w: GPU %s has vanished from %s, which has %s", ErrHeld, u.GPU, node, ids(inventory.Devices))
+		case !there:
 			return Holder{}, fmt.Errorf("%w: %s has no GPU %s, only %s", ErrElsewhere, node, u.GPU, ids(inventory.Devices))
 		}
 	}
-	if b.Holds(p.UID) {
-		inventory = allHealthy(inventory)
+	if holds {
+		inventory = asHeld(inventory)
 	}
 	if err := cluster.NewNode(node, inventory, b.pods(p.UID)).CanGive(pod); err != nil {
 		return Holder{}, fmt.Errorf("%w: %w", ErrHeld, err)
 	}
+	return h, nil
+}
+
+// holder is what the pod's assignment, taken for itself, makes of a container with so many slots. All errors wrap [ErrUnassigned].
+func (b Book) holder(p Pod, container string, r Resource, slots int, now time.Time) (Holder, error) {
+	if p.Err != nil {
+		return Holder{}, fmt.Errorf("%w: %w", ErrUnassigned, p.Err)
+	}
+	text := p.Assignment.String()
+	if before, ok := b.assignment(p.UID); ok && before != text {
+		return Holder{}, fmt.Errorf("%w: its assignment was %q when it was given GPUs, and somebody made it %q", ErrUnassigned, before, text)
+	}
+	grants := grantsOf(p.Assignment, container, r)
+	if len(grants) == 0 {
+		return Holder{}, fmt.Errorf("%w: the assignment %q has nothing of this kind for container %q", ErrUnassigned, text, container)
+	}
+	if !worth(grants, slots) {
+		return Holder{}, fmt.Errorf("%w: container %q has %d slots of %s, which is not what the assignment %q is worth",
+			ErrUnassigned, container, slots, r, text)
+	}
 	return Holder{
-		Namespace: p.Namespace, Pod: p.Name, UID: p.UID, Container: container,
-		Grants: grants, Assignment: p.Assignment.String(), Bound: now,
+		Namespace: p.Namespace, Pod: p.Name, UID: p.UID, Container: container, Grants: grants, Assignment: text, Bound: now,
 	}, nil
 }
 
@@ -69,13 +87,13 @@ func grantsOf(a gpu.Assignment, container string, r Resource) []gpu.Grant {
 	return out
 }
 
-// slotsFor is how many slots the kubelet counts for grants of one resource. A share of several GPUs counts once: the container's
-// limit says how much of each.
-func slotsFor(grants []gpu.Grant) int {
-	if grants[0].Kind() == gpu.Shared {
-		return int(grants[0].MilliGPU * SharesPerGPU / gpu.WholeMilliGPU)
+// worth reports whether the kubelet counts so many slots for grants of one resource: one for each, and for shares, which are all of
+// one size, the size; a share of several GPUs counts once, for the container's limit says how much of each.
+func worth(grants []gpu.Grant, slots int) bool {
+	if grants[0].Kind() != gpu.Shared {
+		return len(grants) == slots
 	}
-	return len(grants)
+	return !slices.ContainsFunc(grants, func(g gpu.Grant) bool { return g.MilliGPU*SharesPerGPU != int64(slots)*gpu.WholeMilliGPU })
 }
 
 // pods are those that hold bound records, except one.
@@ -96,10 +114,11 @@ func (b Book) pods(except string) []cluster.Pod {
 	return out
 }
 
-func allHealthy(i cluster.Inventory) cluster.Inventory {
+// asHeld is the inventory as those see it who hold its devices already.
+func asHeld(i cluster.Inventory) cluster.Inventory {
 	devices := slices.Clone(i.Devices)
 	for k := range devices {
-		devices[k].Unhealthy = false
+		devices[k].Unhealthy, devices[k].WholeOnly, devices[k].SharedOnly = false, false, false
 	}
 	return cluster.NewInventory(i.Source, devices)
 }

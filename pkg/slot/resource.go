@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/mig"
 )
 
 // SharesPerGPU is how many slots stand for one shared GPU: the kubelet counts weft.sh/gpu-percent.
@@ -42,6 +43,9 @@ type Offer struct {
 // Offers is what a node with the devices gives out, by kind and profile: a slot for every GPU that can be given whole, 100 for
 // every GPU that can be shared, and for each MIG profile as many as can exist at once. Unhealthy GPUs count, for their slots
 // exist and are unhealthy. With onlyShares, whole GPUs and MIG instances are somebody else's to give out.
+//
+// A GPU that can be given in several ways counts in each of them, for the kubelet knows nothing of the others: what keeps its
+// counts apart is the scheduler's assignment.
 func Offers(devices []gpu.Device, onlyShares bool) []Offer {
 	counts := map[Resource]int{}
 	for _, d := range devices {
@@ -71,8 +75,13 @@ func Offers(devices []gpu.Device, onlyShares bool) []Offer {
 }
 
 // mostAtOnce is, by profile, how many of the instances can exist beside each other when the GPU has no others: the earliest
-// end first, which for intervals is the most.
+// end first, which for intervals is the most. Of a profile that holds what the GPU has once (+me) there is one at most, unless
+// the instances exist already; package mig knows which. A GPU that package mig refuses has none.
 func mostAtOnce(instances []gpu.Instance) map[string]int {
+	offer, err := mig.NewOffer(instances)
+	if err != nil {
+		return nil
+	}
 	byEnd := slices.SortedFunc(slices.Values(instances), func(a, b gpu.Instance) int {
 		return cmp.Compare(a.Start+a.Size, b.Start+b.Size)
 	})
@@ -83,25 +92,25 @@ func mostAtOnce(instances []gpu.Instance) map[string]int {
 			end[i.Profile] = i.Start + i.Size
 		}
 	}
+	for profile, n := range most {
+		most[profile] = min(n, mig.FreePlacements(mig.NewState(offer, nil), profile))
+	}
 	return most
 }
 
-// States is the health of the offer's slots, by name. As many are unhealthy as the unhealthy devices stand for: first those that
-// hold a device that is, so that the kubelet tells the pod, then those that nobody holds, the highest number first.
+// States is the health of a resource's slots, by name: all of the offer, and those beyond it that containers hold still, because
+// the node had more GPUs when they started; the kubelet would fail their pods if these vanished.
+//
+// As many are healthy as the sound devices stand for. Unhealthy are first those that hold a device that is not sound or is gone,
+// so that the kubelet tells the pod, then those that nobody holds, the highest number first. What containers hold of sound
+// devices stays healthy, even where all of that is more than the sound devices stand for.
 func (b Book) States(o Offer, devices []gpu.Device, onlyShares bool) map[string]bool {
-	bad := map[gpu.ID]bool{}
-	var sound []gpu.Device
+	sound := map[gpu.ID]bool{}
+	var left []gpu.Device
 	for _, d := range devices {
-		if d.Unhealthy {
-			bad[d.ID] = true
-		} else {
-			sound = append(sound, d)
-		}
-	}
-	unhealthy := o.Count
-	for _, s := range Offers(sound, onlyShares) {
-		if s.Resource == o.Resource {
-			unhealthy = o.Count - s.Count
+		if !d.Unhealthy {
+			sound[d.ID] = true
+			left = append(left, d)
 		}
 	}
 	healthy := make(map[string]bool, o.Count)
@@ -110,24 +119,53 @@ func (b Book) States(o Offer, devices []gpu.Device, onlyShares bool) map[string]
 	}
 	held := map[string]bool{}
 	for _, r := range b.Records {
-		if r.Resource != o.Resource {
-			continue
-		}
-		sick := r.Holder != nil && slices.ContainsFunc(r.Holder.Grants, func(g gpu.Grant) bool { return bad[g.GPU] })
-		for _, s := range r.Slots {
-			held[s] = true
-			if sick && unhealthy > 0 && healthy[s] {
-				healthy[s] = false
-				unhealthy--
+		if r.Resource == o.Resource {
+			for _, s := range r.Slots {
+				held[s], healthy[s] = true, true
 			}
 		}
 	}
-	for i := o.Count - 1; i >= 0 && unhealthy > 0; i-- {
-		if s := o.Slot(i); !held[s] {
-			healthy[s] = false
-			unhealthy--
+	tooMany := len(healthy)
+	for _, s := range Offers(left, onlyShares) {
+		if s.Resource == o.Resource {
+			tooMany -= s.Count
 		}
 	}
-	// Slots that are held by containers on sound GPUs stay healthy, although fewer are left than the sound GPUs stand for.
+	mark := func(s string) {
+		if tooMany > 0 && healthy[s] {
+			healthy[s] = false
+			tooMany--
+		}
+	}
+	for _, r := range b.Records {
+		if r.Resource == o.Resource {
+			for _, s := range r.Slots[:r.sick(sound)] {
+				mark(s)
+			}
+		}
+	}
+	for i := o.Count - 1; i >= 0; i-- {
+		if s := o.Slot(i); !held[s] {
+			mark(s)
+		}
+	}
 	return healthy
+}
+
+// sick is how many of the record's slots stand for devices that are not sound. Each slot of a share stands for a part of every
+// one of its GPUs.
+func (r Record) sick(sound map[gpu.ID]bool) int {
+	if r.Holder == nil {
+		return 0
+	}
+	n := 0
+	for _, g := range r.Holder.Grants {
+		if !sound[g.GPU] {
+			n++
+		}
+	}
+	if n > 0 && r.Resource.Kind == gpu.Shared {
+		return len(r.Slots)
+	}
+	return min(n, len(r.Slots))
 }
