@@ -16,6 +16,9 @@ func PipeDirectory(root string, id gpu.ID) string { return filepath.Join(root, s
 // LogDirectory is CUDA_MPS_LOG_DIRECTORY.
 func LogDirectory(root string, id gpu.ID) string { return filepath.Join(root, string(id), "log") }
 
+// sharedMemory is the folder that is /dev/shm of the daemons and their clients.
+func sharedMemory(root string) string { return filepath.Join(root, "shm") }
+
 func lockFile(root string, id gpu.ID) string { return filepath.Join(root, string(id), "lock") }
 
 func readyFile(root string, id gpu.ID) string { return filepath.Join(root, string(id), "ready") }
@@ -40,17 +43,15 @@ var errLocked = errors.New("another process runs the GPU's MPS control daemon")
 func claim(root string, id gpu.ID) (*os.File, error) {
 	// Clients of every user reach the daemon, and servers that run as one of them write beside it.
 	for dir, mode := range map[string]os.FileMode{
-		root: 0o755, filepath.Join(root, string(id)): 0o755, PipeDirectory(root, id): 0o777 | os.ModeSticky, LogDirectory(root, id): 0o755,
+		filepath.Join(root, string(id)): 0o755, PipeDirectory(root, id): 0o777 | os.ModeSticky, LogDirectory(root, id): 0o755,
 	} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeFolder(dir, mode); err != nil {
 			return nil, err
 		}
-		if dir == root {
-			continue // may be the admin's
-		}
-		if err := os.Chmod(dir, mode); err != nil {
-			return nil, err
-		}
+	}
+	err := os.Symlink(filepath.Join("..", filepath.Base(sharedMemory(root))), filepath.Join(root, string(id), "shm"))
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
 	}
 	lock, err := os.OpenFile(lockFile(root, id), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -64,6 +65,30 @@ func claim(root string, id gpu.ID) (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", lock.Name(), err)
 	}
 	return lock, nil
+}
+
+// makeFolder makes a folder of that mode, whatever the umask is.
+func makeFolder(dir string, mode os.FileMode) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
+// shareMemory makes the folder that is to be seen at devShm and errs unless it is.
+func shareMemory(root, devShm string) error {
+	folder := sharedMemory(root)
+	if err := makeFolder(folder, 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	want, err := os.Stat(folder)
+	if err != nil {
+		return err
+	}
+	if got, err := os.Stat(devShm); err != nil || !os.SameFile(want, got) {
+		return fmt.Errorf("%s is not %s: mount that folder there, or the clients of MPS do not find what the daemons share with them", devShm, folder)
+	}
+	return nil
 }
 
 // sweep empties the pipe folder of what a killed daemon has left, and keeps the folder: containers have it mounted.

@@ -2,6 +2,7 @@ package mps
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,18 +34,24 @@ type Supervisor struct {
 	// Interval is how often a daemon is asked whether it answers, and the first wait before one is started again; it doubles up to
 	// a hundredfold. Default 2 s.
 	Interval time.Duration
+	// DevShm is where the daemons have their shared memory, /dev/shm but for tests.
+	DevShm string
 }
 
-// Run keeps a daemon running for each of the GPUs until ctx ends, and then ends them, and with them their clients.
-func (s Supervisor) Run(ctx context.Context, gpus []gpu.ID) {
-	if s.Interval <= 0 {
-		s.Interval = 2 * time.Second
+// Run keeps a daemon running for each of the GPUs until ctx ends, and then ends them, and with them their clients. The error says what
+// has to be done before it can begin.
+func (s Supervisor) Run(ctx context.Context, gpus []gpu.ID) error {
+	s.Interval = cmp.Or(s.Interval, 2*time.Second)
+	s.Program = cmp.Or(s.Program, Program)
+	if err := shareMemory(s.Root, cmp.Or(s.DevShm, "/dev/shm")); err != nil {
+		return err
 	}
 	var all sync.WaitGroup
 	for _, id := range gpus {
 		all.Go(func() { s.keep(klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "gpu", id)), id) })
 	}
 	all.Wait()
+	return nil
 }
 
 // keep runs the daemon of one GPU, again and again.

@@ -86,11 +86,14 @@ func start(t *testing.T, s Supervisor) (stop func()) {
 		s.Program = program
 	}
 	s.Interval = 10 * time.Millisecond
+	s.DevShm = sharedMemory(s.Root) // which is what a container has mounted at /dev/shm
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Run(ctx, []gpu.ID{testGPU})
+		if err := s.Run(ctx, []gpu.ID{testGPU}); err != nil {
+			t.Error(err)
+		}
 	}()
 	stop = func() {
 		cancel()
@@ -164,6 +167,31 @@ func TestDaemonRunsAndEndsWithTheSupervisor(t *testing.T) {
 				t.Errorf("daemon %d is still running", pid)
 			}
 		})
+	}
+}
+
+func TestSharedMemoryMustBeMounted(t *testing.T) {
+	root := t.TempDir()
+	err := Supervisor{Root: root, DevShm: t.TempDir()}.Run(t.Context(), []gpu.ID{testGPU})
+	if err == nil || !strings.Contains(err.Error(), "mount that folder there") {
+		t.Errorf("error %v, want one that says what to mount", err)
+	}
+}
+
+func TestClientsHaveTheDaemonsMemory(t *testing.T) {
+	root := t.TempDir()
+	start(t, Supervisor{Root: root})
+	until(t, "ready", func() bool { return Ready(root, testGPU) })
+	daemons, err := os.Stat(sharedMemory(root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := os.Stat(filepath.Join(root, string(testGPU), "shm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(daemons, clients) || clients.Mode().Perm() != 0o777 {
+		t.Errorf("clients get %v, want the daemons' folder, writable for every user", clients.Mode())
 	}
 }
 
