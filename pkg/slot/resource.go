@@ -98,19 +98,25 @@ func mostAtOnce(instances []gpu.Instance) map[string]int {
 	return most
 }
 
-// States is the health of a resource's slots, by name: all of the offer, and those beyond it that containers hold still, because
-// the node had more GPUs when they started; the kubelet would fail their pods if these vanished.
+// States is the health of a resource's slots, by name: all of the offer, and some beyond it while containers hold more than the node
+// has to give, because it had more GPUs when they started. The kubelet would fail their pods if their slots vanished.
 //
-// As many are healthy as the sound devices stand for. Unhealthy are first those that hold a device that is not sound or is gone,
-// so that the kubelet tells the pod, then those that nobody holds, the highest number first. What containers hold of sound
-// devices stays healthy, even where all of that is more than the sound devices stand for.
+// As many are healthy as the sound devices stand for. Unhealthy is what stands for a device that is not sound or is gone, so that
+// the kubelet tells the pod that holds it, and then, where that is not enough, what nobody holds, the highest number first. What
+// containers hold of sound devices stays healthy, even where that alone is more than the sound devices stand for.
 func (b Book) States(o Offer, devices []gpu.Device, onlyShares bool) map[string]bool {
-	sound := map[gpu.ID]bool{}
-	var left []gpu.Device
+	isSound := map[gpu.ID]bool{}
+	var sound []gpu.Device
 	for _, d := range devices {
 		if !d.Unhealthy {
-			sound[d.ID] = true
-			left = append(left, d)
+			isSound[d.ID] = true
+			sound = append(sound, d)
+		}
+	}
+	want := 0
+	for _, s := range Offers(sound, onlyShares) {
+		if s.Resource == o.Resource {
+			want = s.Count
 		}
 	}
 	healthy := make(map[string]bool, o.Count)
@@ -125,28 +131,29 @@ func (b Book) States(o Offer, devices []gpu.Device, onlyShares bool) map[string]
 			}
 		}
 	}
-	tooMany := len(healthy)
-	for _, s := range Offers(left, onlyShares) {
-		if s.Resource == o.Resource {
-			tooMany -= s.Count
-		}
-	}
-	mark := func(s string) {
-		if tooMany > 0 && healthy[s] {
-			healthy[s] = false
-			tooMany--
-		}
-	}
 	for _, r := range b.Records {
 		if r.Resource == o.Resource {
-			for _, s := range r.Slots[:r.sick(sound)] {
-				mark(s)
+			for _, s := range r.Slots[:r.sick(isSound)] {
+				healthy[s] = false
 			}
 		}
 	}
-	for i := o.Count - 1; i >= 0; i-- {
+	have := 0
+	for _, ok := range healthy {
+		if ok {
+			have++
+		}
+	}
+	for i := o.Count - 1; i >= 0 && have > want; i-- {
 		if s := o.Slot(i); !held[s] {
-			mark(s)
+			healthy[s] = false
+			have--
+		}
+	}
+	for i := o.Count; have < want; i++ {
+		if s := o.Slot(i); !held[s] {
+			healthy[s] = true
+			have++
 		}
 	}
 	return healthy
