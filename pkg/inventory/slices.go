@@ -2,15 +2,12 @@ package inventory
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	resourceapi "k8s.io/api/resource/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
@@ -26,100 +23,33 @@ const (
 	attrIndex      = "index"
 	attrProduct    = "productName"
 	attrHealthy    = "healthy"
+	attrReason     = "unhealthyReason"
 	attrWholeOnly  = "wholeOnly"
+	attrSharedOnly = "sharedOnly"
 	attrMIGMode    = "migMode"
+	attrIsolation  = "isolation"
+	capMemory      = "memory"
+
+	attrPCIBusID     = "pciBusID"
+	attrNUMANode     = "numaNode"
+	attrArchitecture = "architecture"
+	attrCapability   = "computeCapability"
+	attrDriver       = "driverVersion"
+	attrCUDA         = "cudaVersion"
+	attrSwitchLinks  = "nvlinkSwitchLinks"
+	attrPeerLinks    = "nvlinkPeers"
+	attrClique       = "cliqueID"
+
 	attrParentUUID = "parentUUID"
 	attrProfile    = "profile"
 	attrStart      = "start"
 	attrSize       = "size"
-	capMemory      = "memory"
 
 	typeGPU = "gpu"
 	typeMIG = "mig"
 )
 
 const mebibyte = 1 << 20
-
-// maxDevicesPerSlice leaves room below the API's limit, which is 128, or 64 where devices carry taints.
-const maxDevicesPerSlice = 64
-
-// Slices is the devices of a node as ResourceSlices of one generation, owned by nobody: the caller sets owner references.
-// A GPU stands in the same slice as its MIG instances where they fit into one.
-func Slices(nodeName string, devices []gpu.Device, generation int64) []*resourceapi.ResourceSlice {
-	var chunks [][]resourceapi.Device
-	for _, d := range devices {
-		group := published(d)
-		last := len(chunks) - 1
-		if last < 0 || len(chunks[last])+len(group) > maxDevicesPerSlice {
-			chunks = append(chunks, nil)
-			last++
-		}
-		chunks[last] = append(chunks[last], group...)
-	}
-	if len(chunks) == 0 {
-		chunks = append(chunks, nil) // an empty pool says that the node has no GPU, now
-	}
-	out := make([]*resourceapi.ResourceSlice, len(chunks))
-	for i, chunk := range chunks {
-		out[i] = &resourceapi.ResourceSlice{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%s-%d", nodeName, Driver, i)},
-			Spec: resourceapi.ResourceSliceSpec{
-				Driver:   Driver,
-				NodeName: &nodeName,
-				Pool:     resourceapi.ResourcePool{Name: nodeName, Generation: generation, ResourceSliceCount: int64(len(chunks))},
-				Devices:  chunk,
-			},
-		}
-	}
-	return out
-}
-
-func published(d gpu.Device) []resourceapi.Device {
-	attrs := map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{
-		attrType: str(typeGPU), attrUUID: str(string(d.ID)), attrIndex: integer(d.Index), attrProduct: str(d.Product),
-	}
-	if d.Unhealthy {
-		attrs[attrHealthy] = boolean(false)
-	}
-	if d.WholeOnly {
-		attrs[attrWholeOnly] = boolean(true)
-	}
-	if d.MIG {
-		attrs[attrMIGMode] = boolean(true)
-	}
-	out := []resourceapi.Device{{
-		Name:       fmt.Sprintf("gpu-%d", d.Index),
-		Attributes: attrs,
-		Capacity: map[resourceapi.QualifiedName]resourceapi.DeviceCapacity{
-			capMemory: {Value: *resource.NewQuantity(d.MemoryMiB*mebibyte, resource.BinarySI)},
-		},
-	}}
-	for k, i := range d.Instances {
-		if slices.Contains(d.Instances[:k], i) {
-			continue
-		}
-		out = append(out, resourceapi.Device{
-			Name: fmt.Sprintf("gpu-%d-%s-%d-%d", d.Index, profileInName.Replace(i.Profile), i.Start, i.Size),
-			Attributes: map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{
-				attrType: str(typeMIG), attrParentUUID: str(string(d.ID)), attrProfile: str(i.Profile),
-				attrStart: integer(i.Start), attrSize: integer(i.Size),
-			},
-		})
-	}
-	return out
-}
-
-// profileInName writes a profile as a part of a DNS label, every profile differently: there are 1g.24gb+me and 1g.24gb-me.
-var profileInName = strings.NewReplacer(".", "-", "-", "--", "+", "---")
-
-func str(s string) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{StringValue: &s} }
-
-func boolean(b bool) resourceapi.DeviceAttribute { return resourceapi.DeviceAttribute{BoolValue: &b} }
-
-func integer(i int) resourceapi.DeviceAttribute {
-	n := int64(i)
-	return resourceapi.DeviceAttribute{IntValue: &n}
-}
 
 // FromSlices is what the slices of one node say, in any order. Slices of other drivers are ignored. Without a slice of
 // the driver the inventory is the zero one.
@@ -185,7 +115,9 @@ func parseDevices(devices []resourceapi.Device) (out []gpu.Device, problems []st
 		}
 		g := gpu.Device{
 			ID: gpu.ID(a.string(attrUUID)), Index: a.int(attrIndex), Product: a.string(attrProduct), MemoryMiB: a.memoryMiB(),
-			Unhealthy: !a.bool(attrHealthy, true), WholeOnly: a.bool(attrWholeOnly, false), MIG: a.bool(attrMIGMode, false),
+			Unhealthy: !a.bool(attrHealthy, true), UnhealthyReason: a.optional(attrReason),
+			WholeOnly: a.bool(attrWholeOnly, false), SharedOnly: a.bool(attrSharedOnly, false), MIG: a.bool(attrMIGMode, false),
+			Isolation: gpu.Isolation(a.optional(attrIsolation)), Hardware: a.hardware(),
 		}
 		if a.err == nil {
 			a.err = g.Validate()
@@ -226,80 +158,4 @@ func parseDevices(devices []resourceapi.Device) (out []gpu.Device, problems []st
 		out[parent].Instances = append(out[parent].Instances, inst)
 	}
 	return out, problems
-}
-
-// attributes reads a device; the first thing missing or of the wrong type is kept in err.
-type attributes struct {
-	device *resourceapi.Device
-	err    error
-}
-
-func (a *attributes) get(name string, required bool) (resourceapi.DeviceAttribute, bool) {
-	v, ok := a.device.Attributes[resourceapi.QualifiedName(name)]
-	if !ok {
-		v, ok = a.device.Attributes[resourceapi.QualifiedName(Driver+"/"+name)] // the same name, written out
-	}
-	if !ok && required {
-		a.fail(name, "is missing")
-	}
-	return v, ok
-}
-
-func (a *attributes) fail(name, how string) {
-	if a.err == nil {
-		a.err = fmt.Errorf("attribute %s %s", name, how)
-	}
-}
-
-func (a *attributes) string(name string) string {
-	v, ok := a.get(name, true)
-	if ok && v.StringValue == nil {
-		a.fail(name, "is not a string")
-	}
-	if v.StringValue == nil {
-		return ""
-	}
-	return *v.StringValue
-}
-
-func (a *attributes) int(name string) int {
-	v, ok := a.get(name, true)
-	switch {
-	case !ok:
-		return 0
-	case v.IntValue == nil:
-		a.fail(name, "is not an int")
-		return 0
-	case *v.IntValue < 0 || *v.IntValue > gpu.MaxIndex:
-		a.fail(name, fmt.Sprintf("is %d: want 0 or more, and no more than any node has", *v.IntValue))
-		return 0
-	}
-	return int(*v.IntValue)
-}
-
-func (a *attributes) bool(name string, otherwise bool) bool {
-	v, ok := a.get(name, false)
-	if !ok {
-		return otherwise
-	}
-	if v.BoolValue == nil {
-		a.fail(name, "is not a bool")
-		return otherwise
-	}
-	return *v.BoolValue
-}
-
-func (a *attributes) memoryMiB() int64 {
-	c, ok := a.device.Capacity[capMemory]
-	if !ok {
-		c, ok = a.device.Capacity[Driver+"/"+capMemory]
-	}
-	switch {
-	case a.err != nil:
-	case !ok:
-		a.err = errors.New("capacity memory is missing")
-	case c.Value.Cmp(*resource.NewQuantity(gpu.MaxMemoryMiB*mebibyte, resource.BinarySI)) > 0:
-		a.err = fmt.Errorf("capacity memory is %s: want what a GPU can have", c.Value.String())
-	}
-	return c.Value.Value() / mebibyte
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +47,28 @@ func randomProfile(r *rand.Rand) string {
 	return p + []string{"", "", "+me", "-me", "+me.all", "+gfx", "-x.y.z"}[r.IntN(7)]
 }
 
+// randomHardware is of a GPU of a node with eight, and nil now and then.
+func randomHardware(r *rand.Rand, index int) *gpu.Hardware {
+	if r.IntN(4) == 0 {
+		return nil
+	}
+	h := &gpu.Hardware{
+		PCIBusID: []string{"", "0000:65:00.0", "00010000:ff:1f.7"}[r.IntN(3)], NUMANode: r.IntN(4) - 1,
+		Architecture:      []string{"", "hopper", "ada-lovelace", strings.Repeat("a", 63)}[r.IntN(4)],
+		ComputeCapability: []string{"", "9.0", "8.9", "12.10"}[r.IntN(4)],
+		DriverVersion:     []string{"", "570.86.15", "535.104.0", "999999999.0.0"}[r.IntN(4)],
+		CUDAVersion:       []string{"", "12.8", "13.0", "12.8.1"}[r.IntN(4)],
+		Clique:            []string{"", "7e3e7c4c-2f1a-4b3d-9f5e-0123456789ab.4294967295", strings.Repeat("c", 63)}[r.IntN(3)],
+		Links:             gpu.Links{Switch: r.IntN(19)},
+	}
+	for peer := range 8 {
+		if peer != index && r.IntN(2) == 0 {
+			h.Links.Peers = append(h.Links.Peers, gpu.Peer{Index: peer, Links: 1 + r.IntN(6)})
+		}
+	}
+	return h
+}
+
 func randomDevices(r *rand.Rand) []gpu.Device {
 	var out []gpu.Device
 	for i := range r.IntN(9) {
@@ -64,6 +87,12 @@ func randomDevices(r *rand.Rand) []gpu.Device {
 				}
 			}
 		}
+		d.SharedOnly = !d.MIG && !d.WholeOnly && r.IntN(3) == 0
+		if d.Unhealthy {
+			d.UnhealthyReason = []string{"", "Xid 79: the GPU has fallen off the bus", strings.Repeat("ä", 32)}[r.IntN(3)]
+		}
+		d.Isolation = []gpu.Isolation{"", gpu.IsolationNone, gpu.IsolationMPS, gpu.IsolationMemory}[r.IntN(4)]
+		d.Hardware = randomHardware(r, d.Index)
 		out = append(out, d)
 	}
 	return out
@@ -92,6 +121,9 @@ func TestWhatIsPublishedIsReadBack(t *testing.T) {
 	}
 }
 
+// semantic is a version as semver.org wants it, without what may stand after the numbers.
+var semantic = regexp.MustCompile(`^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$`)
+
 // checkLimits holds slices to what the API server accepts.
 func checkLimits(t *testing.T, all []*resourceapi.ResourceSlice) {
 	t.Helper()
@@ -107,7 +139,7 @@ func checkLimits(t *testing.T, all []*resourceapi.ResourceSlice) {
 		if len(s.Spec.Pool.Name) > resourceapi.PoolNameMaxLength || s.Spec.Pool.Generation < 0 || s.Spec.Pool.ResourceSliceCount != int64(len(all)) {
 			t.Errorf("slice %q: pool %+v", s.Name, s.Spec.Pool)
 		}
-		if len(s.Spec.Devices) > resourceapi.ResourceSliceMaxDevices {
+		if len(s.Spec.Devices) > resourceapi.ResourceSliceMaxDevicesWithAdvancedFeatures {
 			t.Errorf("slice %q has %d devices", s.Name, len(s.Spec.Devices))
 		}
 		for _, d := range s.Spec.Devices {
@@ -115,6 +147,10 @@ func checkLimits(t *testing.T, all []*resourceapi.ResourceSlice) {
 				t.Errorf("device %q: %v, or twice", d.Name, errs)
 			}
 			names[d.Name] = true
+			want := []resourceapi.DeviceTaint{{Key: "gpu.weft.sh/device-plugin", Effect: "NoSchedule"}}
+			if diff := cmp.Diff(want, d.Taints); diff != "" || len(validation.IsQualifiedName(d.Taints[0].Key)) > 0 {
+				t.Errorf("device %q: taints -want +got\n%s", d.Name, diff)
+			}
 			if len(d.Attributes)+len(d.Capacity) > resourceapi.ResourceSliceMaxAttributesAndCapacitiesPerDevice {
 				t.Errorf("device %q has %d attributes and %d capacities", d.Name, len(d.Attributes), len(d.Capacity))
 			}
@@ -124,6 +160,9 @@ func checkLimits(t *testing.T, all []*resourceapi.ResourceSlice) {
 				}
 				if a.StringValue != nil && len(*a.StringValue) > resourceapi.DeviceAttributeMaxValueLength {
 					t.Errorf("device %q: attribute %s has %d characters", d.Name, name, len(*a.StringValue))
+				}
+				if a.VersionValue != nil && !semantic.MatchString(*a.VersionValue) {
+					t.Errorf("device %q: attribute %s is %q, no semantic version", d.Name, name, *a.VersionValue)
 				}
 				set := 0
 				for _, is := range []bool{a.StringValue != nil, a.IntValue != nil, a.BoolValue != nil, a.VersionValue != nil} {
@@ -162,6 +201,96 @@ func TestEightGPUsThatAreDividedOnDemandFitTheAPIsLimits(t *testing.T) {
 	}
 	if diff := cmp.Diff([]int{54, 54, 54, 54}, sizes); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// One GPU can offer as many placements as fit into a slice without it.
+func TestAGPUWithMoreInstancesThanASliceHoldsIsSpreadOverSlices(t *testing.T) {
+	many := plain(1)
+	many.MIG = true
+	for i := range mig.MaxPlacements {
+		many.Instances = append(many.Instances, gpu.Instance{Profile: "1g.5gb", Start: i, Size: 1})
+	}
+	devices := []gpu.Device{plain(0), many, plain(2), plain(3)}
+	published := Slices("a", devices, 1)
+	checkLimits(t, published)
+	var sizes []int
+	for _, s := range published {
+		sizes = append(sizes, len(s.Spec.Devices))
+	}
+	if diff := cmp.Diff([]int{1, 64, 3}, sizes); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	got := FromSlices(published)
+	if diff := cmp.Diff(sorted(devices), sorted(got.Devices)); diff != "" || len(got.Problems) > 0 {
+		t.Errorf("read back, %q (-want +got)\n%s", got.Problems, diff)
+	}
+}
+
+func TestSlicesOfNodesWithLongNamesHaveNamesOfTheirOwn(t *testing.T) {
+	names := map[string]bool{}
+	for _, node := range []string{
+		"a", strings.Repeat("n", 239), strings.Repeat("n", 240), strings.Repeat("n", 252), strings.Repeat("n", 253), strings.Repeat("n", 252) + "m",
+		strings.Repeat("n", 222) + strings.Repeat(".x", 15), strings.Repeat("n", 221) + strings.Repeat("-x", 15), strings.Repeat("n.", 126) + "n",
+	} {
+		published := Slices(node, nil, 1)
+		checkLimits(t, published)
+		if name := published[0].Name; names[name] {
+			t.Errorf("node %q: there is a slice %q already", node, name)
+		} else {
+			names[name] = true
+		}
+		if got := *published[0].Spec.NodeName; got != node {
+			t.Errorf("node %q is published as %q", node, got)
+		}
+	}
+	if !names["a-gpu.weft.sh-0"] || !names[strings.Repeat("n", 239)+"-gpu.weft.sh-0"] {
+		t.Errorf("names that fit are changed: %v", slices.Sorted(maps.Keys(names)))
+	}
+}
+
+// What has no room in an attribute, or no form there, is shortened or left out, and the rest stays.
+func TestWhatDoesNotFitAnAttribute(t *testing.T) {
+	d := plain(0)
+	d.Unhealthy, d.UnhealthyReason = true, strings.Repeat("x", 60)+"ö and more"
+	d.Hardware = &gpu.Hardware{NUMANode: 0, DriverVersion: "615.71.09", CUDAVersion: "12.8"}
+	for i := range 12 {
+		d.Hardware.Links.Peers = append(d.Hardware.Links.Peers, gpu.Peer{Index: 100 + i, Links: 1})
+	}
+	want := d
+	want.UnhealthyReason = strings.Repeat("x", 60) + "…"
+	want.Hardware = &gpu.Hardware{NUMANode: 0, DriverVersion: "615.71.9", CUDAVersion: "12.8"}
+	published := Slices("a", []gpu.Device{d}, 1)
+	checkLimits(t, published)
+	if diff := cmp.Diff([]gpu.Device{want}, FromSlices(published).Devices); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestVersionsAsAttributes(t *testing.T) {
+	for version, want := range map[string]string{
+		"570.86.15": "570.86.15", "615.71.09": "615.71.9", "12.8": "12.8.0", "9": "9.0.0", "450.080.00": "450.80.0",
+		"": "", "31.0.15.5186": "", "1.x": "", "1.": "", "1.-2": "", "1.4294967296": "",
+	} {
+		got, ok := versionOf(version)
+		if got != want || ok != (want != "") {
+			t.Errorf("versionOf(%q) = %q, %t, want %q", version, got, ok, want)
+		}
+	}
+}
+
+// An API server that does not know device taints drops them.
+func TestTaintsAreNotNeeded(t *testing.T) {
+	devices := []gpu.Device{plain(0), partitioned(1, "A30-24GB")}
+	published := Slices("a", devices, 1)
+	want := FromSlices(published)
+	for _, s := range published {
+		for i := range s.Spec.Devices {
+			s.Spec.Devices[i].Taints = nil
+		}
+	}
+	if got := FromSlices(published); !got.Equal(want) || len(got.Devices) != 2 {
+		t.Errorf("without taints: %v %q", got.Devices, got.Problems)
 	}
 }
 
@@ -281,6 +410,10 @@ func TestPools(t *testing.T) {
 	}
 }
 
+func version(v string) resourceapi.DeviceAttribute {
+	return resourceapi.DeviceAttribute{VersionValue: &v}
+}
+
 func TestWhatIsMalformedIsNamedAndLeftOut(t *testing.T) {
 	set := func(name string, value resourceapi.DeviceAttribute) func(*resourceapi.Device) {
 		return func(d *resourceapi.Device) { d.Attributes[resourceapi.QualifiedName(name)] = value }
@@ -326,6 +459,23 @@ func TestWhatIsMalformedIsNamedAndLeftOut(t *testing.T) {
 		"a product that is a version":   {broken(set("productName", resourceapi.DeviceAttribute{VersionValue: new(string)})), 1, []string{`device "gpu-0" is ignored: attribute productName is not a string`}},
 		"a health that is a string":     {broken(set("healthy", str("true"))), 1, []string{`device "gpu-0" is ignored: attribute healthy is not a bool`}},
 		"wholeOnly as a number":         {broken(set("wholeOnly", integer(1))), 1, []string{`device "gpu-0" is ignored: attribute wholeOnly is not a bool`}},
+		"sharedOnly as a string":        {broken(set("sharedOnly", str("true"))), 1, []string{`device "gpu-0" is ignored: attribute sharedOnly is not a bool`}},
+		"an unknown isolation":          {broken(set("isolation", str("hope"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": isolation "hope": want none, mps or memory, or nothing when it is not known`}},
+		"an isolation that is a bool":   {broken(set("isolation", boolean(true))), 1, []string{`device "gpu-0" is ignored: attribute isolation is not a string`}},
+		"a reason that is a number":     {broken(set("unhealthyReason", integer(79))), 1, []string{`device "gpu-0" is ignored: attribute unhealthyReason is not a string`}},
+		"a reason that paints":          {broken(set("unhealthyReason", str("\x1b[2J"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": unhealthy reason "\x1b[2J": want at most 256 bytes of text without control characters`}},
+		"a bus id in capitals":          {broken(set("pciBusID", str("0000:8A:00.0"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": PCI bus id "0000:8A:00.0": want domain:bus:device.function in lower case, such as 0000:65:00.0`}},
+		"a NUMA node below the first":   {broken(set("numaNode", minus)), 1, []string{`device "gpu-0" is ignored: attribute numaNode is -1: want 0 or more, and no more than any node has`}},
+		"a NUMA node of any size":       {broken(set("numaNode", integer(5000))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": NUMA node 5000: want -1 to 1023`}},
+		"a driver that is a string":     {broken(set("driverVersion", str("570.86.15"))), 1, []string{`device "gpu-0" is ignored: attribute driverVersion is not a version`}},
+		"a capability of three parts":   {broken(set("computeCapability", version("9.0.1"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": compute capability "9.0.1": want a version such as 9.0`}},
+		"a driver that is no release":   {broken(set("driverVersion", version("570.86.15-rc1"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": driver version "570.86.15-rc1": want a version such as 570.86.15`}},
+		"links to switches as a string": {broken(set("nvlinkSwitchLinks", str("18"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkSwitchLinks is not an int`}},
+		"peers without links":           {broken(set("nvlinkPeers", str("1:4,2"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkPeers is "1:4,2": want index:links of each GPU, such as 1:4,3:2`}},
+		"peers that are names":          {broken(set("nvlinkPeers", str("a:1"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkPeers is "a:1": want index:links of each GPU, such as 1:4,3:2`}},
+		"a peer that is itself":         {broken(set("nvlinkPeers", str("0:4"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": NVLink to GPU 0, which is itself`}},
+		"a clique that no label has":    {broken(set("cliqueID", str("-"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": clique "-": want at most 63 of A-Z a-z 0-9 . _ -, such as <cluster UUID>.<number>`}},
+		"shared only and whole only":    {broken(func(d *resourceapi.Device) { set("sharedOnly", boolean(true))(d); set("wholeOnly", boolean(true))(d) }), 1, []string{`device "gpu-0" is ignored: device "GPU-0": it is given whole only and in shares only at once`}},
 		"migMode as a string":           {broken(set("migMode", str("Enabled"))), 1, []string{`device "gpu-0" is ignored: attribute migMode is not a bool`}},
 		"no memory":                     {broken(func(d *resourceapi.Device) { delete(d.Capacity, "memory") }), 1, []string{`device "gpu-0" is ignored: capacity memory is missing`}},
 		"memory of nothing":             {broken(memory("0")), 1, []string{`device "gpu-0" is ignored: device "GPU-0": memory 0 MiB: want 1 to 1073741824`}},
