@@ -11,10 +11,10 @@ VERSION_PACKAGE := k8s.io/component-base/version
 export GO_LDFLAGS ?= -X $(VERSION_PACKAGE).gitVersion=$(K8S_VERSION) -X $(VERSION_PACKAGE).gitMajor=1 -X $(VERSION_PACKAGE).gitMinor=$(K8S_MINOR)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test verify update demo up vendor fuzz bench compat clean
+.PHONY: help build test verify update demo up vendor fuzz bench compat e2e clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## Build every command into bin/ (eight minutes on two cores the first time, seconds after that).
 	@mkdir -p bin
@@ -47,6 +47,9 @@ bench: ## Run the benchmarks of test/perf, COUNT times each (6); bin/tools/bench
 
 compat: build ## Run the scheduler against real API servers of every supported release.
 	hack/compat.sh
+
+e2e: build ## Run real containers on a real kubelet; needs root, and says so where it cannot.
+	hack/e2e.sh
 
 clean: ## Remove what was built. vendor/ stays: where it is needed it could not be made again.
 	rm -rf bin _output
