@@ -196,12 +196,13 @@ func NewNode(name string, inventory Inventory, pods []Pod) *Node {
 		n.Pods = slices.SortedFunc(slices.Values(pods), compareUID)
 	}
 	n.GPUs = make([]GPU, len(inventory.Devices))
-	for i, d := range inventory.Devices {
-		n.GPUs[i] = GPU{Device: d, Idle: true}
-		n.HasMIG = n.HasMIG || d.MIG
-		if d.MIG {
-			n.GPUs[i].Partition = inventory.Empty(i)
-			n.GPUs[i].Slices = mig.FreeSlices(n.GPUs[i].Partition)
+	for i := range n.GPUs {
+		g := &n.GPUs[i]
+		g.Device, g.Idle = inventory.Devices[i], true
+		n.HasMIG = n.HasMIG || g.MIG
+		if g.MIG {
+			g.Partition = inventory.Empty(i)
+			g.Slices = mig.FreeSlices(g.Partition)
 		}
 	}
 	whole := make([]int, len(n.GPUs))

@@ -98,8 +98,9 @@ func checkPlacement(t *testing.T, n *cluster.Node, r gpu.Request, a gpu.Assignme
 		t.Errorf("%q: %v\n%s", a, err, describe(n, r))
 	}
 	// An unplaced pod must still find its GPUs idle, as far as they were.
-	if after := n.With(p); len(p.Uses()) > 0 && after.IdleGPUs < min(n.IdleGPUs, n.Withheld.GPUs) {
-		t.Errorf("%q leaves %d idle GPUs, %d are withheld\n%s", a, after.IdleGPUs, n.Withheld.GPUs, describe(n, r))
+	after, w := n.With(p), n.Withheld
+	if after.IdleGPUs < min(n.IdleGPUs, w.GPUs-w.Shared) || after.IdleShared < min(n.IdleShared, w.Shared) {
+		t.Errorf("%q leaves %d and %d idle GPUs, %v are withheld\n%s", a, after.IdleGPUs, after.IdleShared, w, describe(n, r))
 	}
 }
 

@@ -121,19 +121,20 @@ func fitsOne(n *cluster.Node, r gpu.Request, a gpu.Ask) bool {
 	if a.Kind == gpu.MIG {
 		return n.HasMIG && fitsInstances(n, r, a)
 	}
-	idle := n.IdleGPUs - n.Withheld.GPUs
-	count := 0
+	spare, spareShared, count := n.Spare().GPUs, n.Spare().Shared, 0
 	for i := range n.GPUs {
 		g := &n.GPUs[i]
-		l := Left{MilliGPU: g.FreeMilliGPU, MemoryMiB: g.FreeMemoryMiB, DeviceMiB: g.MemoryMiB, WholeOnly: g.WholeOnly}
-		if !fitsLeft(&l, a) || !r.Accepts(g.Product) {
+		if g.Refuses() == a.Kind || !fitsAmounts(a, g.FreeMilliGPU, g.FreeMemoryMiB, g.MemoryMiB) || !r.Accepts(g.Product) {
 			continue
 		}
-		if g.Idle {
-			if idle <= 0 {
-				continue
-			}
-			idle--
+		switch {
+		case !g.Idle:
+		case g.SharedOnly && spareShared > 0:
+			spareShared--
+		case !g.SharedOnly && spare > 0:
+			spare--
+		default:
+			continue
 		}
 		if count++; count == a.Count {
 			return true
@@ -197,25 +198,28 @@ func (f finding) detail(n *cluster.Node, r gpu.Request) string {
 	case f.ask.Kind == gpu.MIG:
 		return fmt.Sprintf("%s; there is room for %d", asks, f.have)
 	}
-	shared := 0 // those in MIG mode are given in other ways
+	given, sharedOnly := 0, false // the others are given in other ways
 	for i := range n.GPUs {
-		if !n.GPUs[i].MIG {
-			shared++
+		if canGive(&n.GPUs[i], f.ask.Kind) {
+			given++
 		}
+		sharedOnly = sharedOnly || n.GPUs[i].SharedOnly
 	}
 	switch {
-	case f.Reason == TooFewGPUs && shared < f.total:
+	case f.Reason == TooFewGPUs && sharedOnly && f.ask.Kind == gpu.Whole:
+		return asks + "; the node has " + numberOf(f.have) + " to be given whole"
+	case f.Reason == TooFewGPUs && given < f.total:
 		return asks + "; the node has " + numberOf(f.have) + " not in MIG mode"
 	case f.Reason == TooFewGPUs:
 		return asks + "; the node has " + numberOf(f.have)
 	case f.Reason == SharingUnsupported:
-		return asks + "; " + areOf(f.have, shared, "given in shares")
+		return asks + "; " + areOf(f.have, given, "given in shares")
 	case f.Reason == GPUUnhealthy:
-		return asks + "; " + areOf(f.have, shared, "healthy")
+		return asks + "; " + areOf(f.have, given, "healthy")
 	case f.Reason == InsufficientGPU:
-		return asks + "; " + areOf(f.have, shared, "idle")
+		return asks + "; " + areOf(f.have, given, "idle")
 	}
-	return asks + "; " + areOf(f.have, shared, "free enough")
+	return asks + "; " + areOf(f.have, given, "free enough")
 }
 
 // askText is an ask in words; of one thing there is no each.
@@ -253,11 +257,14 @@ func listed(n *cluster.Node, of func(gpu.Device) []string) string {
 	return strings.Join(slices.Compact(all), ", ")
 }
 
-// withheld is what is withheld in words: "1 GPU, 2 x 1g.10gb".
+// withheld is what is withheld in words: "1 whole GPU, 1 GPU for shares, 2 x 1g.10gb".
 func withheld(w cluster.Withheld) string {
 	var parts []string
-	if w.GPUs > 0 {
-		parts = append(parts, gpu.Ask{Kind: gpu.Whole, Count: w.GPUs}.String())
+	if others := w.GPUs - w.Shared; others > 0 {
+		parts = append(parts, gpu.Ask{Kind: gpu.Whole, Count: others}.String())
+	}
+	if w.Shared > 0 {
+		parts = append(parts, numberOf(w.Shared)+" for shares")
 	}
 	for i := 0; i < len(w.Profiles); {
 		same := i
@@ -296,7 +303,7 @@ func explain(n *cluster.Node, r gpu.Request) finding {
 
 // explainTogether finds the reason for a request of which each ask fits by itself, but not all together.
 func explainTogether(n *cluster.Node, r gpu.Request) finding {
-	f := finding{have: n.IdleGPUs, total: len(n.GPUs)}
+	f := finding{have: n.IdleGPUs + n.IdleShared, total: len(n.GPUs)}
 	kinds := map[gpu.Kind]bool{}
 	for _, c := range r.Containers {
 		for _, a := range c.Asks {
@@ -343,7 +350,7 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 		pass   func(g *cluster.GPU) bool
 	}{
 		{GPUProductMismatch, func(g *cluster.GPU) bool { return r.Accepts(g.Product) }},
-		{TooFewGPUs, func(g *cluster.GPU) bool { return !g.MIG }},
+		{TooFewGPUs, func(g *cluster.GPU) bool { return canGive(g, a.Kind) }},
 		{SharingUnsupported, func(g *cluster.GPU) bool { return a.Kind == gpu.Whole || !g.WholeOnly }},
 		{GPUMemoryTooSmall, func(g *cluster.GPU) bool {
 			return g.MemoryMiB >= a.MemoryMiB && (a.Kind == gpu.Whole || g.MemoryMiB >= a.ShareMemoryMiB(g.MemoryMiB))
@@ -369,22 +376,33 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 			continue
 		case f.have == before || t.reason == TooFewGPUs:
 			f.Reason = TooFewGPUs // nothing was lost in this test: there were too few to begin with
-			f.have = len(slices.DeleteFunc(left, func(g *cluster.GPU) bool { return g.MIG }))
+			f.have = len(slices.DeleteFunc(left, func(g *cluster.GPU) bool { return !canGive(g, a.Kind) }))
 		default:
 			f.Reason = t.reason
 		}
 		return f
 	}
-	idle := 0
+	spare, allowed := n.Spare(), f.have
 	for _, g := range left {
-		if g.Idle {
-			idle++
+		if !g.Idle {
+			continue
+		}
+		if room := spare.Of(g.SharedOnly); *room > 0 {
+			*room--
+		} else {
+			allowed--
 		}
 	}
-	if spare := max(0, n.IdleGPUs-n.Withheld.GPUs); f.have-idle+min(idle, spare) < a.Count {
+	if allowed < a.Count {
 		f.Reason = GPUWithheld
 	}
 	return f
+}
+
+// canGive reports whether the node gives out the GPU whole, or else not in MIG instances. A GPU that it does not share is not
+// told apart here, for that has a reason of its own.
+func canGive(g *cluster.GPU, kind gpu.Kind) bool {
+	return !g.MIG && (kind == gpu.Shared || !g.SharedOnly)
 }
 
 // explainInstances is explainAsk for MIG: have is how many of the wanted instances could be placed.

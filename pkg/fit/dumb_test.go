@@ -90,8 +90,8 @@ func dumbGPUs(n *cluster.Node) []dumbGPU {
 	return out
 }
 
-// canBeWhole: nobody holds any of it.
-func (g *dumbGPU) canBeWhole() bool { return g.holders == 0 && !g.Unhealthy && !g.MIG }
+// idle: nobody holds any of it, and it can be held whole or in shares.
+func (g *dumbGPU) idle() bool { return g.holders == 0 && !g.Unhealthy && !g.MIG }
 
 func media(i gpu.Instance) bool { return strings.Contains(i.Profile, "+me") }
 
@@ -108,18 +108,18 @@ func (g *dumbGPU) gives(i gpu.Instance, others []gpu.Instance) bool {
 // legal reports why the node may not give the assignment to the request, "" when it may. It is monotonous: what is not
 // legal does not become so with more grants.
 func legal(n *cluster.Node, gpus []dumbGPU, r gpu.Request, a gpu.Assignment) string {
-	idle, taken := 0, 0
+	idle, taken := map[bool]int{}, map[bool]int{} // of GPUs that are, and are not, SharedOnly
 	for i := range gpus {
 		g := &gpus[i]
 		h := heldOf(a, g.ID)
-		if g.canBeWhole() {
-			idle++
+		if g.idle() {
+			idle[g.SharedOnly]++
 		}
 		if h.grants == 0 {
 			continue
 		}
 		if g.holders == 0 && !g.MIG {
-			taken++
+			taken[g.SharedOnly]++
 		}
 		switch {
 		case g.Unhealthy:
@@ -128,8 +128,10 @@ func legal(n *cluster.Node, gpus []dumbGPU, r gpu.Request, a gpu.Assignment) str
 			return fmt.Sprintf("%s is a %s", g.ID, g.Product)
 		case len(h.instances) == 0 && (g.MIG || g.whole || len(g.instances) > 0):
 			return fmt.Sprintf("%s is partitioned, or held whole", g.ID)
-		case h.whole && !g.canBeWhole():
+		case h.whole && !g.idle():
 			return fmt.Sprintf("%s is not idle", g.ID)
+		case h.whole && g.SharedOnly:
+			return fmt.Sprintf("%s is given in shares only", g.ID)
 		case h.milli > 0 && g.WholeOnly:
 			return fmt.Sprintf("%s is given whole only", g.ID)
 		case g.milli+h.milli > 1000 || g.mib+h.mib > g.MemoryMiB:
@@ -141,8 +143,10 @@ func legal(n *cluster.Node, gpus []dumbGPU, r gpu.Request, a gpu.Assignment) str
 			}
 		}
 	}
-	if taken > 0 && taken > idle-n.Withheld.GPUs {
-		return fmt.Sprintf("%d GPUs taken; of %d idle ones %d are withheld", taken, idle, n.Withheld.GPUs)
+	for sharedOnly, withheld := range map[bool]int{true: n.Withheld.Shared, false: n.Withheld.GPUs - n.Withheld.Shared} {
+		if taken[sharedOnly] > max(0, idle[sharedOnly]-withheld) {
+			return fmt.Sprintf("GPUs taken: %v; idle: %v; withheld: %v", taken, idle, n.Withheld)
+		}
 	}
 	if err := a.Validate(); err != nil && !strings.Contains(err.Error(), "holds nothing") {
 		return err.Error()
@@ -289,7 +293,19 @@ func randomDevice(r *rand.Rand, index int) gpu.Device {
 		d.MIG = true
 		d.Instances = pick(r, [][]gpu.Instance{onDemand, onDemand, onDemand, onDemand, fixed, fixed, large, nil})
 	}
+	if !d.MIG && !d.WholeOnly && r.IntN(6) == 0 {
+		d.SharedOnly = true
+	}
 	return d
+}
+
+// leaveWhole makes the GPUs those of a node that leaves whole GPUs to somebody else.
+func leaveWhole(r *rand.Rand, devices []gpu.Device) {
+	for i := range devices {
+		d := &devices[i]
+		d.SharedOnly = !d.MIG && r.IntN(2) == 0
+		d.WholeOnly = !d.MIG && !d.SharedOnly
+	}
 }
 
 // randomNode has up to four GPUs, in use to any degree; now and then it has conflicts.
@@ -300,6 +316,9 @@ func randomNode(r *rand.Rand) *cluster.Node {
 	}
 	for i := range devices {
 		devices[i] = randomDevice(r, i)
+	}
+	if r.IntN(6) == 0 {
+		leaveWhole(r, devices)
 	}
 	n := cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, devices), nil)
 	pods := pick(r, []int{0, 1, 2, 3, 4, 8})
@@ -459,7 +478,7 @@ func describe(n *cluster.Node, r gpu.Request) string {
 	var b strings.Builder
 	for _, d := range n.Inventory.Devices {
 		fmt.Fprintf(&b, "%s %s %d MiB", d.ID, d.Product, d.MemoryMiB)
-		for what, is := range map[string]bool{"unhealthy": d.Unhealthy, "wholeOnly": d.WholeOnly, "MIG": d.MIG} {
+		for what, is := range map[string]bool{"unhealthy": d.Unhealthy, "wholeOnly": d.WholeOnly, "sharedOnly": d.SharedOnly, "MIG": d.MIG} {
 			if is {
 				fmt.Fprintf(&b, " %s", what)
 			}

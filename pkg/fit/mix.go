@@ -196,7 +196,7 @@ func (g *group) usable(v *View) int64 {
 			}
 			continue
 		}
-		if l.MilliGPU >= g.MilliGPU && !(l.WholeOnly && g.Kind == gpu.Shared) {
+		if l.MilliGPU >= g.MilliGPU && l.Refuses != g.Kind {
 			sum += l.MilliGPU
 			count++
 		}

@@ -49,8 +49,8 @@ func migClass(profile string, count int) Class {
 }
 
 func TestFragmentOfHandComputedNodes(t *testing.T) {
-	wholeOnly, sick, other := plain(0), plain(1), plain(1)
-	wholeOnly.WholeOnly, sick.Unhealthy, other.Product = true, true, "B"
+	wholeOnly, sharedOnly, sick, other := plain(0), plain(0), plain(1), plain(1)
+	wholeOnly.WholeOnly, sharedOnly.SharedOnly, sick.Unhealthy, other.Product = true, true, true, "B"
 	three := []gpu.Device{plain(0), plain(1), plain(2)} // of which 500, 1000 and 300 milli-GPU are left
 	taken := "c=g0:500m/1Mi,g2:700m/1Mi"
 	with := func(c Class, milliCPU int64, products ...string) Class {
@@ -82,6 +82,9 @@ func TestFragmentOfHandComputedNodes(t *testing.T) {
 		"no GPU of the model":                      {holding(t, "", plain(0), other), 0, with(shareClass(1, 1), 0, "C"), 2000},
 		"a GPU that is not shared":                 {holding(t, "", wholeOnly, plain(1)), 0, shareClass(1, 1), 1000},
 		"a whole GPU that is not shared":           {holding(t, "", wholeOnly, plain(1)), 0, wholeClass(2), 0},
+		"a whole GPU where one is only shared":     {holding(t, "", sharedOnly, plain(1)), 0, wholeClass(1), 1000},
+		"two whole GPUs where one is only shared":  {holding(t, "", sharedOnly, plain(1)), 0, wholeClass(2), 2000},
+		"a share of a GPU that is only shared":     {holding(t, "", sharedOnly, plain(1)), 0, shareClass(1000, 2), 0},
 		"an unhealthy GPU is not idle capacity":    {holding(t, "", plain(0), sick), 0, migClass("1g.6gb", 1), 1000},
 
 		// An A30 has four memory slices of 250 milli-GPU each.
@@ -176,7 +179,7 @@ func dumbUseless(n *cluster.Node, milliCPU int64, c Class) int64 {
 			}
 			left := max(0, 1000-g.milli)
 			all += left
-			if accepted && (c.Kind == gpu.Whole && left == 1000 || c.Kind == gpu.Shared && left >= c.MilliGPU && !g.WholeOnly) {
+			if accepted && (c.Kind == gpu.Whole && left == 1000 && !g.SharedOnly || c.Kind == gpu.Shared && left >= c.MilliGPU && !g.WholeOnly) {
 				useful += left
 				places++
 			}

@@ -31,9 +31,9 @@ type planner struct {
 	moments [][]Left
 	inits   []int // the container of each moment, -1 for the first
 	scratch View
-	cpu     int64 // what is left of it afterwards
-	idle    int   // idle GPUs that may still be taken
-	takers  []int // by GPU: the units placed on it
+	cpu     int64         // what is left of it afterwards
+	spare   cluster.Spare // idle GPUs that may still be taken
+	takers  []int         // by GPU: the units placed on it
 	units   []unit
 	steps   int
 }
@@ -58,7 +58,7 @@ func plan(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, 
 	p := planners.Get().(*planner)
 	defer planners.Put(p)
 	p.node, p.request, p.strategy = n, r, s
-	p.cpu, p.idle = cpu.FreeMilli-cpu.AskMilli, n.IdleGPUs-n.Withheld.GPUs
+	p.cpu, p.spare = cpu.FreeMilli-cpu.AskMilli, n.Spare()
 	viewOf(&p.before, n, cpu.FreeMilli)
 	p.takers = append(p.takers[:0], make([]int, len(n.GPUs))...)
 
@@ -233,7 +233,7 @@ func (p *planner) takenByAsk(i, g int) bool {
 func (p *planner) canTake(i, g int) bool {
 	u := &p.units[i]
 	l := &p.moments[u.moment][g]
-	return fitsLeft(l, u.Ask) && p.request.Accepts(l.Product) && !p.takenByAsk(i, g) && (p.idle > 0 || !p.takesIdle(g))
+	return fitsLeft(l, u.Ask) && p.request.Accepts(l.Product) && !p.takenByAsk(i, g) && (!p.takesIdle(g) || *p.spare.Of(p.node.GPUs[g].SharedOnly) > 0)
 }
 
 // takesIdle reports whether taking from GPU g uses up one of the idle GPUs.
@@ -243,7 +243,7 @@ func (p *planner) takesIdle(g int) bool { return p.takers[g] == 0 && p.node.GPUs
 func (p *planner) take(i, g int) {
 	u := &p.units[i]
 	if p.takesIdle(g) {
-		p.idle--
+		*p.spare.Of(p.node.GPUs[g].SharedOnly)--
 	}
 	p.takers[g]++
 	u.chosen = g
@@ -259,7 +259,7 @@ func (p *planner) untake(i, g int) {
 	u := &p.units[i]
 	p.takers[g]--
 	if p.takesIdle(g) {
-		p.idle++
+		*p.spare.Of(p.node.GPUs[g].SharedOnly)++
 	}
 	u.chosen = -1
 	for k := range p.moments {
@@ -271,10 +271,15 @@ func (p *planner) untake(i, g int) {
 
 // fitsLeft reports whether one GPU of the ask fits what is left of a GPU. Not for MIG.
 func fitsLeft(l *Left, a gpu.Ask) bool {
+	return l.Refuses != a.Kind && fitsAmounts(a, l.MilliGPU, l.MemoryMiB, l.DeviceMiB)
+}
+
+// fitsAmounts is fitsLeft for a GPU that is given out in the way of the ask.
+func fitsAmounts(a gpu.Ask, milliGPU, memoryMiB, deviceMiB int64) bool {
 	if a.Kind == gpu.Whole {
-		return l.MilliGPU == gpu.WholeMilliGPU && l.MemoryMiB == l.DeviceMiB && l.DeviceMiB >= a.MemoryMiB
+		return milliGPU == gpu.WholeMilliGPU && memoryMiB == deviceMiB && deviceMiB >= a.MemoryMiB
 	}
-	return !l.WholeOnly && l.MilliGPU >= a.MilliGPU && l.MemoryMiB >= a.ShareMemoryMiB(l.DeviceMiB)
+	return milliGPU >= a.MilliGPU && memoryMiB >= a.ShareMemoryMiB(deviceMiB)
 }
 
 // takeFrom takes one GPU of the ask from what is left.

@@ -57,6 +57,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 	change := func(d gpu.Device, f func(*gpu.Device)) gpu.Device { f(&d); return d }
 	sick := func(d gpu.Device) gpu.Device { return change(d, func(d *gpu.Device) { d.Unhealthy = true }) }
 	wholeOnly := func(d gpu.Device) gpu.Device { return change(d, func(d *gpu.Device) { d.WholeOnly = true }) }
+	sharedOnly := func(d gpu.Device) gpu.Device { return change(d, func(d *gpu.Device) { d.SharedOnly = true }) }
 	model := func(d gpu.Device, product string) gpu.Device {
 		return change(d, func(d *gpu.Device) { d.Product = product })
 	}
@@ -73,6 +74,8 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		return n.With(cluster.NewUnplacedPod("foreign", "ns/foreign", r))
 	}
 	two := []gpu.Device{plain(0), plain(1)}
+	// The first two are given whole, by somebody else, and the others in shares.
+	four := []gpu.Device{wholeOnly(plain(0)), wholeOnly(plain(1)), sharedOnly(plain(2)), sharedOnly(plain(3))}
 	tests := map[string]struct {
 		node    *cluster.Node
 		request gpu.Request
@@ -131,6 +134,51 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		"a whole GPU where all are partitioned": {
 			holding(t, "", partitioned(0, onDemand)), asking(whole(1)),
 			"TooFewGPUs: the node would be too small even when empty (asks for 1 whole GPU; the node has 0 GPUs not in MIG mode)",
+		},
+		"a whole GPU where all are only shared": {
+			holding(t, "", sharedOnly(plain(0)), sharedOnly(plain(1))), asking(whole(1)),
+			"TooFewGPUs: the node would be too small even when empty (asks for 1 whole GPU; the node has 0 GPUs to be given whole)",
+		},
+		"more whole GPUs than are not only shared": {
+			holding(t, "", append(four[:4:4], partitioned(4, onDemand))...), asking(whole(3)),
+			"TooFewGPUs: the node would be too small even when empty (asks for 3 whole GPUs; the node has 2 GPUs to be given whole)",
+		},
+		"more whole GPUs of a model than are not only shared": {
+			holding(t, "", four...), accepting(asking(whole(3)), "A"),
+			"TooFewGPUs: the node would be too small even when empty (asks for 3 whole GPUs; the node has 2 GPUs to be given whole)",
+		},
+		"shares of more GPUs than are shared": {
+			holding(t, "", four...), asking(gpu.Ask{Kind: gpu.Shared, Count: 3, MilliGPU: 100}),
+			"SharingUnsupported: the node gives out whole GPUs only (asks for 10% of 3 GPUs; 2 of 4 GPUs are given in shares)",
+		},
+		"all that are given whole are in use": {
+			holding(t, "c=g0", four...), asking(whole(2)),
+			"InsufficientGPU: too few idle GPUs (asks for 2 whole GPUs; 1 of 2 GPUs is idle)",
+		},
+		"an unhealthy GPU of those that are given whole": {
+			holding(t, "", sick(four[0]), four[1], four[2], four[3]), asking(whole(2)),
+			"GPUUnhealthy: GPUs are unhealthy (asks for 2 whole GPUs; 1 of 2 GPUs is healthy)",
+		},
+		"a whole GPU beside one that is withheld": {
+			unplaced(holding(t, "", four...), asking(whole(1))), asking(whole(2)),
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 2 whole GPUs; withheld: 1 whole GPU)",
+		},
+		"a share beside whole GPUs that are withheld": {
+			unplaced(holding(t, "", four...), asking(whole(2))), asking(gpu.Ask{Kind: gpu.Shared, Count: 2, MilliGPU: 100}), "Fits: fits",
+		},
+		"a whole GPU beside shares that are withheld": {
+			unplaced(holding(t, "", four...), asking(gpu.Ask{Kind: gpu.Shared, Count: 2, MilliGPU: 100})), asking(whole(2)), "Fits: fits",
+		},
+		"a share beside one that is withheld": {
+			unplaced(holding(t, "", four...), asking(share(100))), asking(gpu.Ask{Kind: gpu.Shared, Count: 2, MilliGPU: 100}),
+			"GPUWithheld: idle GPUs are withheld for pods that hold nobody knows which (asks for 10% of 2 GPUs; withheld: 1 GPU for shares)",
+		},
+		"both kinds, of which one is too many": {
+			holding(t, "", four...), several(whole(2), gpu.Ask{Kind: gpu.Shared, Count: 2, MilliGPU: 600}, share(600)),
+			"TooFewGPUs: the node would be too small even when empty (asks for 2 whole GPUs and 60% of 2 GPUs and 60% of 1 GPU together; 4 of 4 GPUs are idle)",
+		},
+		"both kinds": {
+			holding(t, "", four...), several(whole(2), gpu.Ask{Kind: gpu.Shared, Count: 2, MilliGPU: 600}), "Fits: fits",
 		},
 		"more instances than there are": {
 			holding(t, "", partitioned(0, onDemand), partitioned(1, onDemand)), asking(instances(3, "4g.24gb")),

@@ -71,10 +71,10 @@ func (v *scoreViews) rate(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (
 
 // rateShare is the usual case, one share of one GPU, without a search.
 func (v *scoreViews) rateShare(n *cluster.Node, r gpu.Request, a gpu.Ask, s Strategy) (best Rating, found bool) {
-	spare := n.IdleGPUs - n.Withheld.GPUs
+	spare := n.Spare()
 	for i := range v.before.GPUs {
 		l := &v.before.GPUs[i]
-		if !fitsLeft(l, a) || !r.Accepts(l.Product) || n.GPUs[i].Idle && spare <= 0 ||
+		if !fitsLeft(l, a) || !r.Accepts(l.Product) || n.GPUs[i].Idle && *spare.Of(n.GPUs[i].SharedOnly) <= 0 ||
 			slices.Contains(v.before.GPUs[:i], *l) {
 			continue
 		}
@@ -90,7 +90,7 @@ func (v *scoreViews) rateShare(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 
 // rateWhole is the other usual case, whole GPUs where all that could be taken are alike, so that the first are as good as any.
 func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Strategy) (Rating, bool) {
-	if n.IdleGPUs-n.Withheld.GPUs < a.Count {
+	if n.Spare().GPUs < a.Count {
 		return Rating{}, false
 	}
 	first, taken := -1, 0

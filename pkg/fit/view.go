@@ -22,8 +22,8 @@ type Left struct {
 	MilliGPU int64
 	// MemoryMiB is the memory left for shares, and DeviceMiB all that the GPU has.
 	MemoryMiB, DeviceMiB int64
-	// WholeOnly GPUs serve no shares.
-	WholeOnly bool
+	// Refuses is the kind in which it is not given out, 0 for none; see [gpu.Device.Refuses].
+	Refuses gpu.Kind
 	// Partition is the state of a healthy GPU in MIG mode, the zero State for every other.
 	Partition mig.State
 	// Slices is the number of memory slices of a healthy GPU in MIG mode, 0 for every other.
@@ -48,7 +48,7 @@ func viewOf(v *View, n *cluster.Node, milliCPU int64) {
 		g := &n.GPUs[i]
 		l := Left{
 			Product: g.Product, MilliGPU: g.FreeMilliGPU, MemoryMiB: g.FreeMemoryMiB, DeviceMiB: g.MemoryMiB,
-			WholeOnly: g.WholeOnly,
+			Refuses: g.Refuses(),
 		}
 		if !g.Unhealthy {
 			l.Partition, l.Slices = g.Partition, g.Slices

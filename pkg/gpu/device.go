@@ -52,9 +52,6 @@ type Device struct {
 	MemoryMiB int64
 	// Unhealthy GPUs are given to no new pod; pods that hold them keep them.
 	Unhealthy bool
-	// UnhealthyReason says, for people, what is wrong with the GPU: at most [MaxReason] bytes without control characters. It
-	// means nothing unless Unhealthy, and empty is not known.
-	UnhealthyReason string
 	// WholeOnly says that the node can hand the GPU out only whole: nothing on the node enforces shares (inventory
 	// from NVIDIA's labels).
 	WholeOnly bool
@@ -67,11 +64,25 @@ type Device struct {
 	// alternatives: giving one takes the others away. A GPU whose geometry is fixed lists the instances that exist,
 	// which do not overlap; one that is partitioned on demand lists every legal placement.
 	Instances []Instance
+	// UnhealthyReason says, for people, what is wrong with the GPU: at most [MaxReason] bytes without control characters. It
+	// means nothing unless Unhealthy, and empty is not known.
+	UnhealthyReason string
 	// Isolation is what keeps shares of the GPU apart; empty when the node does not say. MIG instances are always apart.
 	Isolation Isolation
 	// Hardware is where the GPU sits and what it is wired to, nil when the node does not say. Read only: copies of the Device
 	// share it.
 	Hardware *Hardware
+}
+
+// Refuses is the kind in which the node does not give out the GPU, apart from MIG mode; 0 when there is none.
+func (d *Device) Refuses() Kind {
+	switch {
+	case d.WholeOnly:
+		return Shared
+	case d.SharedOnly:
+		return Whole
+	}
+	return 0
 }
 
 // Validate reports what makes the device unusable, joined; nil when it is sound.
