@@ -441,7 +441,8 @@ func (n *Node) CanGive(p Pod) error {
 			state = state.With(inst)
 		}
 	}
-	if before, after := without.Spare(), with.Spare(); after.GPUs < min(before.GPUs, 0) || after.Shared < min(before.Shared, 0) {
+	left := with.Spare()
+	if with.IdleGPUs < without.IdleGPUs && left.GPUs < 0 || with.IdleShared < without.IdleShared && left.Shared < 0 {
 		return fmt.Errorf("node %s withholds %d idle GPUs for pods that nobody knows the GPUs of", n.Name, with.Withheld.GPUs)
 	}
 	return nil

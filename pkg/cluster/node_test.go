@@ -452,6 +452,11 @@ func TestCanGiveKeepsWhatIsWithheld(t *testing.T) {
 	if err := n.CanGive(holds(t, "foreign", "c=g1,g2,g3")); err != nil {
 		t.Error(err)
 	}
+	// A pod that nobody knows the GPUs of is on the node already.
+	more := wants("more", gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: gpu.Whole, Count: 5}}})
+	if err := n.CanGive(more); err != nil {
+		t.Error(err)
+	}
 	// Where too few are idle anyway, shares of the others can still be given.
 	if err := n.With(holds(t, "more", "c=g1,g2,g3")).CanGive(holds(t, "pod", "c=g0:10m/1Mi")); err != nil {
 		t.Error(err)
