@@ -46,8 +46,9 @@ type Owner struct {
 	Container      string
 }
 
-// In is the owner's pod, if it is among the pods, which are by UID. A pod that is over owns nothing where another has its name; and
-// where the kubelet says both UID and name, it must be the pod of both: read at two moments, they can be of two.
+// In is the owner's pod, if it is among the pods, which are by UID. Where the kubelet says both UID and name, it must be the pod of
+// both: read at two moments, they can be of two. Where it says the name alone, it is the one pod of that name that is not over; it
+// can be another one that was created since, if the pods are not those of this moment.
 func (o Owner) In(pods map[string]Pod) (Pod, bool) {
 	if o.UID != "" {
 		p, ok := pods[o.UID]
