@@ -82,12 +82,11 @@ func (l *Library) Edits(opts EditOptions, uuids ...string) (*specs.ContainerEdit
 		return nil, err
 	}
 	defer l.leave()
-	l.edits.mu.Lock()
-	defer l.edits.mu.Unlock()
 	e, err := l.editor(opts)
 	if err != nil {
 		return nil, err
 	}
+	// Not under the cache's lock: a call about one GPU can hang.
 	all := cdi.ContainerEdits{ContainerEdits: &specs.ContainerEdits{}}
 	for _, uuid := range uuids {
 		edits, err := l.deviceEdits(e.cdi, opts, uuid)
@@ -116,8 +115,10 @@ func (l *Library) ForgetEdits() {
 	l.edits.by = nil
 }
 
-// editor is the generator for these options, with the common edits. The cache is locked.
+// editor is the generator for these options, with the common edits.
 func (l *Library) editor(opts EditOptions) (*editor, error) {
+	l.edits.mu.Lock()
+	defer l.edits.mu.Unlock()
 	driver, ret := l.lib.SystemGetDriverVersion()
 	if ret != nvml.SUCCESS {
 		return nil, fmt.Errorf("version of the driver: NVML: %w", ret)
@@ -130,6 +131,8 @@ func (l *Library) editor(opts EditOptions) (*editor, error) {
 	}
 	generator, err := nvcdi.New(
 		nvcdi.WithMode(nvcdi.ModeNvml), nvcdi.WithNvmlLib(byHandle{l.lib, l}), nvcdi.WithLogger(quiet{}),
+		// The alternative to NVML that newer drivers bring is not safe for concurrent use there.
+		nvcdi.WithFeatureFlags(nvcdi.FeatureDisableNvsandboxUtils),
 		nvcdi.WithDriverRoot(opts.DriverRoot), nvcdi.WithDevRoot(opts.DevRoot), nvcdi.WithNVIDIACDIHookPath(opts.HookPath),
 	)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -82,7 +84,7 @@ type Placement struct{ Start, Size int }
 // maxGPUs bounds what is believed of the number of GPUs.
 const maxGPUs = 1024
 
-// Discover reads everything. The error wraps [ErrUnavailable], when nothing at all can be told.
+// Discover reads everything. The error wraps [ErrUnavailable], when nothing at all can be told. One runs at a time.
 //
 // The library remembers the GPUs that it has seen sound: one that is lost later is still returned, with its Problem, until it is
 // sound again. One that was lost from the beginning has no name; it is told in Problems alone. When a GPU was lost, Discover starts
@@ -90,7 +92,8 @@ const maxGPUs = 1024
 func (l *Library) Discover() (Host, error) {
 	l.discover.Lock()
 	defer l.discover.Unlock()
-	if err := l.renew(); err != nil {
+	late, err := l.renew()
+	if err != nil {
 		return Host{}, err
 	}
 	if err := l.enter(); err != nil {
@@ -104,6 +107,9 @@ func (l *Library) Discover() (Host, error) {
 		return Host{}, fmt.Errorf("%w: it does not tell the number of GPUs (NVML: %w)", ErrUnavailable, ret)
 	}
 	h := Host{}
+	if late {
+		h.problem("a call to NVML has not returned for %s: a GPU that was lost cannot be seen again before it does", patience)
+	}
 	if count > maxGPUs {
 		h.problem("NVML tells of %d GPUs; only the first %d are looked at", count, maxGPUs)
 		count = maxGPUs
@@ -179,6 +185,7 @@ func (r *reading) gpu(index int) {
 		return
 	}
 	if g.Problem != "" {
+		g = g.broken(g.Problem)
 		r.host.problem("GPU %d (%s): %s", index, id, g.Problem)
 	}
 	r.handles[g.ID] = dev
@@ -202,8 +209,22 @@ func (r *reading) broken(id gpu.ID, index int, reason string) {
 
 // broken is the GPU, unusable for that reason.
 func (g GPU) broken(reason string) GPU {
-	g.Problem, g.Unhealthy = reason, true
+	g.Problem, g.Unhealthy, g.UnhealthyReason = reason, true, short(reason)
 	return g
+}
+
+// short is the reason as gpu.Device takes it.
+func short(reason string) string {
+	reason = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(reason, "?"))
+	if len(reason) > gpu.MaxReason {
+		reason = strings.ToValidUTF8(reason[:gpu.MaxReason], "")
+	}
+	return reason
 }
 
 // missing tells of the GPUs that were seen before and do not say who they are now.

@@ -39,13 +39,13 @@ type Library struct {
 	// eventWait is how long one wait for events lasts, and so how long Events can outlive its context.
 	eventWait time.Duration
 
-	// in is held for reading by whoever is inside NVML, and for writing to start or to stop it.
-	in     sync.RWMutex
+	// in is entered by whoever calls NVML; it is started and stopped alone. What follows is changed alone and read inside.
+	in     gate
 	ready  bool
 	closed bool
-	// started counts the starts of NVML: handles and event sets of an earlier start are no longer good. Guarded by in.
+	// started counts the starts of NVML: handles and event sets of an earlier start are no longer good.
 	started int
-	// has are those of optionalFunctions that this driver's library has. Guarded by in.
+	// has are those of optionalFunctions that this driver's library has.
 	has map[string]bool
 
 	// discover lets one Discover run at a time.
@@ -108,23 +108,24 @@ func Open(options Options) (*Library, error) {
 	if options.SysRoot != "" {
 		l.sysRoot = options.SysRoot
 	}
-	l.in.Lock()
-	defer l.in.Unlock()
 	if err := l.start(); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// Close ends the use of NVML. [Library.Events] must have returned; other calls find NVML unavailable afterwards.
-func (l *Library) Close() error {
-	l.in.Lock()
-	defer l.in.Unlock()
-	l.closed = true
-	return l.stop()
+// patience is how long starting NVML anew waits for calls that are under way. It is more than eventWait.
+const patience = 3 * time.Second
+
+// Close ends the use of NVML. It waits for calls that are under way, a few seconds at most; later ones find NVML unavailable.
+func (l *Library) Close() (err error) {
+	if !l.in.alone(patience, func() { l.closed, err = true, l.stop() }) {
+		return errors.New("close NVML: a call to it has not returned")
+	}
+	return err
 }
 
-// start initialises NVML. in is held for writing.
+// start initialises NVML. Nobody else is inside.
 func (l *Library) start() error {
 	if l.closed {
 		return fmt.Errorf("%w: it was closed", ErrUnavailable)
@@ -141,7 +142,7 @@ func (l *Library) start() error {
 	return nil
 }
 
-// stop is start undone. in is held for writing.
+// stop is start undone.
 func (l *Library) stop() error {
 	if !l.ready {
 		return nil
@@ -156,25 +157,27 @@ func (l *Library) stop() error {
 	return nil
 }
 
-// renew starts NVML when it is not, and anew when a GPU was lost.
-func (l *Library) renew() error {
+// renew starts NVML when it is not, and anew when a GPU was lost. late says that this would have been done, but for a call to NVML that
+// has not returned.
+func (l *Library) renew() (late bool, err error) {
 	l.mu.Lock()
 	lost := l.lost
 	l.mu.Unlock()
-	l.in.RLock()
+	l.in.enter()
 	ready := l.ready
-	l.in.RUnlock()
+	l.in.leave()
 	if ready && !lost {
-		return nil
+		return false, nil
 	}
-	l.in.Lock()
-	defer l.in.Unlock()
-	// That NVML cannot be stopped, with a GPU lost, is nothing that one could do something about.
-	_ = l.stop()
-	l.mu.Lock()
-	l.lost = false
-	l.mu.Unlock()
-	return l.start()
+	ok := l.in.alone(patience, func() {
+		// That NVML cannot be stopped, with a GPU lost, is nothing that one could do something about.
+		_ = l.stop()
+		l.mu.Lock()
+		l.lost = false
+		l.mu.Unlock()
+		err = l.start()
+	})
+	return !ok, err
 }
 
 // unavailable says why NVML cannot be used and what to do.
@@ -199,15 +202,15 @@ func (l *Library) unavailable(ret nvml.Return) error {
 
 // enter is to be called before any call to NVML, and leave after it.
 func (l *Library) enter() error {
-	l.in.RLock()
+	l.in.enter()
 	if !l.ready {
-		l.in.RUnlock()
+		l.in.leave()
 		return fmt.Errorf("%w: it is not started", ErrUnavailable)
 	}
 	return nil
 }
 
-func (l *Library) leave() { l.in.RUnlock() }
+func (l *Library) leave() { l.in.leave() }
 
 // handle is the GPU's, nil when it did not answer the last Discover.
 func (l *Library) handle(id gpu.ID) nvml.Device {

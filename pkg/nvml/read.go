@@ -45,7 +45,6 @@ func (r *reading) read(dev nvml.Device, id gpu.ID, index int) (g GPU, problems [
 	g.MemoryLimits = !g.MIG && r.limits(dev)
 
 	g.Problem = look(dev).Problem()
-	g.Unhealthy = g.Problem != ""
 	return g, problems, nvml.SUCCESS
 }
 
@@ -61,21 +60,30 @@ func (l *Library) memory(dev nvml.Device) (total, usable int64, ret nvml.Return)
 	return int64(m.Total / mib), int64(m.Total / mib), ret
 }
 
-// hardware reads where the GPU sits. What is not told is left out: none of it is needed to use the GPU.
-func (l *Library) hardware(dev nvml.Device, h *gpu.Hardware) {
-	if pci, ret := dev.GetPciInfo(); ret == nvml.SUCCESS {
-		h.PCIBusID = busID(pci.BusId)
+// hardware reads where the GPU sits. What is not told, or cannot be, is left out: none of it is needed to use the GPU.
+func (r *reading) hardware(dev nvml.Device, h *gpu.Hardware) {
+	set := func(f func(*gpu.Hardware)) {
+		changed := *h
+		f(&changed)
+		if (gpu.Device{ID: "GPU", MemoryMiB: 1, Hardware: &changed}).Validate() == nil {
+			*h = changed
+		}
 	}
-	h.NUMANode = l.numaNode(dev, h.PCIBusID)
-	if l.has["nvmlDeviceGetArchitecture"] {
+	if pci, ret := dev.GetPciInfo(); ret == nvml.SUCCESS {
+		set(func(h *gpu.Hardware) { h.PCIBusID = busID(pci.BusId) })
+	}
+	set(func(h *gpu.Hardware) { h.NUMANode = r.numaNode(dev, h.PCIBusID) })
+	if r.has["nvmlDeviceGetArchitecture"] {
 		if a, ret := dev.GetArchitecture(); ret == nvml.SUCCESS {
 			h.Architecture = architectures[a]
 		}
 	}
 	if major, minor, ret := dev.GetCudaComputeCapability(); ret == nvml.SUCCESS {
-		h.ComputeCapability = fmt.Sprintf("%d.%d", major, minor)
+		set(func(h *gpu.Hardware) { h.ComputeCapability = fmt.Sprintf("%d.%d", major, minor) })
 	}
-	h.Clique = l.clique(dev)
+	set(func(h *gpu.Hardware) { h.DriverVersion = r.host.DriverVersion })
+	set(func(h *gpu.Hardware) { h.CUDAVersion = r.host.CUDAVersion })
+	h.Clique = r.clique(dev)
 }
 
 var architectures = map[nvml.DeviceArchitecture]string{
@@ -96,14 +104,14 @@ var architectures = map[nvml.DeviceArchitecture]string{
 func (l *Library) numaNode(dev nvml.Device, bus string) int {
 	if bus != "" {
 		data, err := os.ReadFile(filepath.Join(l.sysRoot, "sys/bus/pci/devices", bus, "numa_node"))
-		if n, bad := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && bad == nil && n >= 0 && n <= maxNUMANode {
+		if n, bad := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && bad == nil && n >= 0 {
 			return n
 		}
 	}
 	if !l.has["nvmlDeviceGetMemoryAffinity"] {
 		return -1
 	}
-	set, ret := dev.GetMemoryAffinity(maxNUMANode+1, nvml.AFFINITY_SCOPE_NODE)
+	set, ret := dev.GetMemoryAffinity(gpu.MaxNUMANode+1, nvml.AFFINITY_SCOPE_NODE)
 	if ret != nvml.SUCCESS {
 		return -1
 	}
@@ -119,9 +127,6 @@ func (l *Library) numaNode(dev nvml.Device, bus string) int {
 	}
 	return node
 }
-
-// maxNUMANode is Linux's largest, with its largest MAX_NUMNODES of 1024.
-const maxNUMANode = 1023
 
 // clique is the fabric clique of a GPU in an NVLink domain that spans nodes, empty where there is none or it is not ready. Fabrics of one
 // node have a cluster UUID of zero.
