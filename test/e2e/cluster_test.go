@@ -78,30 +78,36 @@ func startCluster() (*cluster, error) {
 	if err := prepareNode(c.cp); err != nil {
 		return c, err
 	}
-	if err := c.startContainerd(); err != nil {
+	if err := c.startContainerd(ctx); err != nil {
 		return c, err
 	}
 	if err := c.importImages(ctx); err != nil {
 		return c, err
 	}
 	step("containerd")
-	if err := c.startKubelet(); err != nil {
+	if err := c.startKubelet(ctx); err != nil {
 		return c, err
 	}
-	if c.scheduler, err = playground.StartScheduler(ctx, c.options); err != nil {
+	step("kubelet")
+	if err := c.startScheduler(ctx); err != nil {
 		return c, err
 	}
 	step("scheduler")
-	err = poll(ctx, func() string { return c.notReady(ctx) })
+	if err := c.poll(ctx, func() string { return c.notReady(ctx) }); err != nil {
+		return c, err
+	}
 	step("node ready")
-	return c, err
+	return c, nil
+}
+
+// startScheduler starts weft-scheduler, or another one after its end.
+func (c *cluster) startScheduler(ctx context.Context) (err error) {
+	c.scheduler, err = playground.StartScheduler(ctx, c.options)
+	return err
 }
 
 // notReady says why the node is not ready, "" when it is.
 func (c *cluster) notReady(ctx context.Context) string {
-	if f := c.kubelet.failed(); f != "" {
-		return f
-	}
 	n, err := c.client.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{})
 	if err != nil {
 		return err.Error()
@@ -117,65 +123,93 @@ func (c *cluster) notReady(ctx context.Context) string {
 	return "the node has no status yet"
 }
 
-// poll waits until the condition holds; it returns "" for that, else what is still missing.
-func poll(ctx context.Context, condition func() (missing string)) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		missing := condition()
-		if missing == "" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("gave up: %s", missing)
-		case <-tick.C:
-		}
-	}
-}
-
 // env is the cluster as one test sees it.
 type env struct {
 	*cluster
 	t *testing.T
-	// pods are what the test created.
-	pods []*corev1.Pod
+	// pods are what the test created, by name.
+	pods map[string]*corev1.Pod
 }
 
-// start returns the cluster without pods; at the test's end its pods are removed, and the logs shown if it failed.
+// start returns the cluster, with all components running and no pods. What the test creates and starts ends with it, in
+// the opposite order; when it failed, it shows the ends of the logs.
 func start(t *testing.T) *env {
 	t.Helper()
 	if os.Getenv(envBin) == "" {
 		t.Skipf("%s is not set: this needs real containers, which hack/e2e.sh (make e2e) prepares", envBin)
 	}
 	c, err := shared()
-	e := &env{cluster: c, t: t}
-	t.Cleanup(e.finish)
+	e := &env{cluster: c, t: t, pods: map[string]*corev1.Pod{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			e.showLogs()
+		}
+	})
+	if err == nil {
+		err = c.revive(t.Context())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-func (e *env) finish() {
-	var names []string
-	for _, p := range e.pods {
-		names = append(names, p.Name)
+// revive starts what an earlier test, which then failed, has left ended.
+func (c *cluster) revive(ctx context.Context) (err error) {
+	if ended(c.containerd.done) {
+		err = c.startContainerd(ctx)
 	}
-	e.remove(names...)
-	if e.t.Failed() {
-		e.t.Logf("the start of the cluster:\n%s", &e.steps)
-		for _, name := range []string{"kubelet", "containerd"} {
-			e.t.Logf("the end of the log of %s:\n%s", name, tail(logPath(name)))
-		}
+	if err == nil && ended(c.kubelet.done) {
+		err = c.startKubelet(ctx)
+	}
+	if err == nil && ended(c.scheduler.Done()) {
+		err = c.startScheduler(ctx)
+	}
+	return err
+}
+
+func ended(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
 
-// tail is the end of a file.
-func tail(file string) string {
-	data, err := os.ReadFile(file)
+// run starts a binary that hack/e2e.sh built, on the node, until the test ends it or ends. Its log is name.log.
+func (e *env) run(name string, args ...string) *process {
+	e.t.Helper()
+	p, err := startProcess(name, bin(name), args...)
 	if err != nil {
-		return err.Error()
+		e.t.Fatal(err)
 	}
-	return string(data[max(0, len(data)-16<<10):])
+	e.t.Cleanup(p.stop)
+	return p
+}
+
+// must fails the test when there is an error.
+func (e *env) must(err error) {
+	e.t.Helper()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *env) showLogs() {
+	e.t.Logf("the start of the cluster:\n%s", &e.steps)
+	logs, err := filepath.Glob(nodeDir + "/*.log")
+	if err != nil {
+		e.t.Error(err)
+	}
+	if e.scheduler != nil {
+		logs = append(logs, e.scheduler.LogPath())
+	}
+	for _, log := range logs {
+		data, err := os.ReadFile(log)
+		if err != nil {
+			e.t.Error(err)
+		}
+		e.t.Logf("the end of %s:\n%s", filepath.Base(log), data[max(0, len(data)-4<<10):])
+	}
 }

@@ -5,12 +5,10 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,7 +38,7 @@ const nodeIP = "192.0.2.1"
 
 // privateDirs are empty for the tests, in memory, and gone with them. Everything else that a component writes is told to
 // lie in one of these.
-var privateDirs = []string{"/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni", "/etc/cdi"}
+var privateDirs = []string{"/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni"}
 
 // TestMain runs the tests in namespaces of their own, so that they touch no folder, port or process of the machine and
 // nothing outlives them, however they end. It takes three processes. The first makes the cgroups and the namespaces and
@@ -69,12 +67,9 @@ func runNamespaced() (code int, err error) {
 	// The kernel kills the child when the thread that started it ends, not the process.
 	runtime.LockOSThread()
 	for _, dir := range privateDirs {
-		made := firstMissing(dir)
+		// It stays, empty: to remove it would take the mount away from another run.
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return 0, fmt.Errorf("mount point: %w", err)
-		}
-		if made != "" {
-			defer func() { err = errors.Join(err, removeEmpty(dir, made)) }()
 		}
 	}
 	cgroup := fmt.Sprintf("/weft-e2e-%d", os.Getpid())
@@ -94,88 +89,6 @@ func runNamespaced() (code int, err error) {
 		return max(exit.ExitCode(), 1), nil
 	}
 	return 0, err
-}
-
-// firstMissing is the highest folder on the way to dir that does not exist, "" where dir does.
-func firstMissing(dir string) (missing string) {
-	for {
-		if _, err := os.Lstat(dir); err == nil {
-			return missing
-		}
-		missing, dir = dir, filepath.Dir(dir)
-	}
-}
-
-// removeEmpty removes dir and its parents up to top. What is not empty, because somebody else uses it by now, stays.
-func removeEmpty(dir, top string) error {
-	for {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-			return err
-		}
-		if dir == top {
-			return nil
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
-// cgroupRoots are the folders of all cgroup hierarchies that hold controllers: one each with cgroup v1, one with v2.
-func cgroupRoots() ([]string, error) {
-	const root = "/sys/fs/cgroup"
-	if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
-		return []string{root}, nil
-	}
-	procs, err := filepath.Glob(root + "/*/cgroup.procs")
-	if err != nil {
-		return nil, err
-	}
-	if len(procs) == 0 {
-		return nil, fmt.Errorf("no cgroups are mounted below %s", root)
-	}
-	var roots []string
-	for _, p := range procs {
-		roots = append(roots, filepath.Dir(p))
-	}
-	return roots, nil
-}
-
-// makeCgroups makes the cgroup below which the kubelet puts all pods.
-func makeCgroups(name string) error {
-	roots, err := cgroupRoots()
-	if err != nil {
-		return err
-	}
-	for _, root := range roots {
-		// Where controllers share a hierarchy, each has a link to it.
-		if err := os.MkdirAll(root+name, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeCgroups removes the cgroup and all below it, in every hierarchy.
-func removeCgroups(name string) error {
-	roots, err := cgroupRoots()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, root := range roots {
-		var dirs []string
-		_ = filepath.WalkDir(root+name, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			if err := os.Remove(dirs[i]); !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // runInside is process 1: it prepares the namespaces, runs the tests and returns their exit code.
@@ -255,26 +168,3 @@ func keepLogs() error {
 
 // bin is the path of a binary that hack/e2e.sh built.
 func bin(name string) string { return filepath.Join(os.Getenv(envBin), name) }
-
-// inCgroup are the processes in the cgroup whose folder has that name, below the cgroup of all pods.
-func inCgroup(name string) (pids []int, err error) {
-	roots, err := cgroupRoots()
-	if err != nil {
-		return nil, err
-	}
-	err = filepath.WalkDir(roots[0]+os.Getenv(envCgroup), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() || d.Name() != name {
-			return err
-		}
-		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		for _, field := range strings.Fields(string(data)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil {
-				return err
-			}
-			pids = append(pids, pid)
-		}
-		return err
-	})
-	return pids, err
-}

@@ -4,14 +4,19 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"text/template"
+	"time"
 
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	devices "k8s.io/kubernetes/pkg/kubelet/cm/devicemanager/checkpoint"
 
 	"weft.sh/weft/pkg/playground"
 )
@@ -21,7 +26,7 @@ const (
 	runDir           = "/run/weft-e2e"
 	nodeDir          = runDir + "/node"
 	containerdSocket = "/run/containerd/containerd.sock"
-	// devicePluginDir, podResourcesSocket and cdiDir are where every node has them.
+	// These three are where every node has them. cdiDir is there once somebody makes it, as on a node.
 	devicePluginDir    = "/var/lib/kubelet/device-plugins"
 	podResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
 	cdiDir             = "/var/run/cdi"
@@ -36,7 +41,7 @@ type node struct {
 
 // prepareNode writes every file that the node's components read.
 func prepareNode(cp *playground.ControlPlane) error {
-	for _, dir := range []string{nodeDir, nodeDir + "/cni", cdiDir} {
+	for _, dir := range []string{nodeDir, nodeDir + "/cni"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -50,50 +55,116 @@ func prepareNode(cp *playground.ControlPlane) error {
 			return err
 		}
 	}
-	if err := writeKubeconfig(cp, filepath.Join(nodeDir, "kubelet.kubeconfig"), "system:node:"+nodeName, "system:nodes"); err != nil {
+	kubelet := rest.ImpersonationConfig{UserName: "system:node:" + nodeName, Groups: []string{"system:nodes"}}
+	if err := writeKubeconfig(cp, filepath.Join(nodeDir, "kubelet.kubeconfig"), kubelet); err != nil {
 		return err
 	}
 	return writeImages(filepath.Join(nodeDir, "images.tar"), bin("workload"))
 }
 
-// writeKubeconfig writes the kubeconfig of a user in groups; it is the admin who impersonates.
-func writeKubeconfig(cp *playground.ControlPlane, file, user string, groups ...string) error {
-	cfg := cp.ConfigFor(user, groups...)
+// writeKubeconfig writes a kubeconfig with which the admin acts as somebody else: with that user's rights and no others.
+func writeKubeconfig(cp *playground.ControlPlane, file string, as rest.ImpersonationConfig) error {
+	cfg := cp.AdminConfig()
 	out := clientcmdapi.NewConfig()
 	out.Clusters["e2e"] = &clientcmdapi.Cluster{Server: cfg.Host, CertificateAuthorityData: cfg.CAData}
 	out.AuthInfos["e2e"] = &clientcmdapi.AuthInfo{
-		Token: cfg.BearerToken, Impersonate: cfg.Impersonate.UserName, ImpersonateGroups: cfg.Impersonate.Groups,
+		Token:       cfg.BearerToken,
+		Impersonate: as.UserName, ImpersonateUID: as.UID, ImpersonateGroups: as.Groups, ImpersonateUserExtra: as.Extra,
 	}
 	out.Contexts["e2e"] = &clientcmdapi.Context{Cluster: "e2e", AuthInfo: "e2e"}
 	out.CurrentContext = "e2e"
 	return clientcmd.WriteToFile(*out, file)
 }
 
-func (n *node) startContainerd() (err error) {
-	n.containerd, err = startProcess("containerd", bin("containerd"), "--config", nodeDir+"/containerd.toml")
-	return err
-}
-
-// importImages gives containerd the images, as soon as it answers.
-func (n *node) importImages(ctx context.Context) error {
-	return poll(ctx, func() string {
-		if f := n.containerd.failed(); f != "" {
-			return f
-		}
-		out, err := exec.CommandContext(ctx, bin("ctr"), "--address", containerdSocket, "--namespace", "k8s.io",
-			"images", "import", nodeDir+"/images.tar").CombinedOutput()
-		if err != nil {
-			return fmt.Sprintf("import the images: %v: %s", err, out)
+// startContainerd starts containerd, or another one after its end, and returns when it answers.
+func (n *node) startContainerd(ctx context.Context) (err error) {
+	if n.containerd, err = startProcess("containerd", bin("containerd"), "--config", nodeDir+"/containerd.toml"); err != nil {
+		return err
+	}
+	return n.poll(ctx, func() string {
+		if out, err := ctr(ctx, "version"); err != nil {
+			return fmt.Sprintf("containerd does not answer: %v: %s", err, out)
 		}
 		return ""
 	})
 }
 
-func (n *node) startKubelet() (err error) {
+// importImages gives containerd the images. It keeps them.
+func (n *node) importImages(ctx context.Context) error {
+	if out, err := ctr(ctx, "images", "import", nodeDir+"/images.tar"); err != nil {
+		return fmt.Errorf("import the images: %w: %s", err, out)
+	}
+	return nil
+}
+
+func ctr(ctx context.Context, args ...string) ([]byte, error) {
+	args = append([]string{"--address", containerdSocket, "--namespace", "k8s.io"}, args...)
+	return exec.CommandContext(ctx, bin("ctr"), args...).CombinedOutput()
+}
+
+// startKubelet starts the kubelet, or another one after its end, and returns when it calls itself healthy.
+func (n *node) startKubelet(ctx context.Context) (err error) {
 	n.kubelet, err = startProcess("kubelet", bin("kubelet"),
 		"--config="+nodeDir+"/kubelet.yaml", "--kubeconfig="+nodeDir+"/kubelet.kubeconfig",
 		"--hostname-override="+nodeName, "--node-ip="+nodeIP, "--v=3")
-	return err
+	if err != nil {
+		return err
+	}
+	return n.poll(ctx, func() string {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10248/healthz", nil)
+		if err != nil {
+			return err.Error()
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return "the kubelet is not healthy: " + resp.Status
+		}
+		return ""
+	})
+}
+
+// poll waits until the condition holds; it returns "" for that, else what is still missing. It gives up when ctx ends or a
+// component of the node has ended by itself.
+func (n *node) poll(ctx context.Context, condition func() (missing string)) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		missing := condition()
+		if missing == "" {
+			return nil
+		}
+		for _, p := range []*process{n.containerd, n.kubelet} {
+			if p == nil {
+				continue
+			}
+			if f := p.failed(); f != "" {
+				return fmt.Errorf("%s; until then: %s", f, missing)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gave up: %s", missing)
+		case <-tick.C:
+		}
+	}
+}
+
+// checkpoint is what the kubelet has noted of the devices that it handed out.
+func checkpoint() ([]devices.PodDevicesEntry, error) {
+	data, err := os.ReadFile(filepath.Join(devicePluginDir, "kubelet_internal_checkpoint"))
+	if err != nil {
+		return nil, err
+	}
+	c := devices.New(nil, nil)
+	if err := errors.Join(c.UnmarshalCheckpoint(data), c.VerifyChecksum()); err != nil {
+		return nil, fmt.Errorf("checkpoint of the kubelet: %w: %s", err, data)
+	}
+	entries, _ := c.GetData()
+	return entries, nil
 }
 
 func writeTemplate(file, text string) error {

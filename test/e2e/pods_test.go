@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -49,10 +51,10 @@ func newContainer(name string, args ...string) corev1.Container {
 func (e *env) create(p *corev1.Pod) *corev1.Pod {
 	e.t.Helper()
 	created, err := e.client.CoreV1().Pods(p.Namespace).Create(e.t.Context(), p, metav1.CreateOptions{})
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	e.pods = append(e.pods, created)
+	e.must(err)
+	e.pods[p.Name] = created
+	// All at once, and before what was started earlier than the pod ends; what is left for the later ones is nothing.
+	e.t.Cleanup(func() { e.remove(slices.Collect(maps.Keys(e.pods))...) })
 	return created
 }
 
@@ -60,9 +62,7 @@ func (e *env) create(p *corev1.Pod) *corev1.Pod {
 func (e *env) pod(name string) *corev1.Pod {
 	e.t.Helper()
 	p, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).Get(e.t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	e.must(err)
 	return p
 }
 
@@ -72,7 +72,7 @@ func (e *env) eventually(condition func() (missing string), pods ...string) {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(e.t.Context(), patience)
 	defer cancel()
-	err := poll(ctx, condition)
+	err := e.poll(ctx, condition)
 	if err == nil {
 		return
 	}
@@ -116,17 +116,21 @@ func (e *env) running(name string) *corev1.Pod {
 }
 
 // report is what the container wrote when it started last, or with previous the time before.
-func (e *env) report(name, container string, previous bool) report {
+func (e *env) report(name, container string, previous bool) (r report) {
 	e.t.Helper()
-	data, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).
-		GetLogs(name, &corev1.PodLogOptions{Container: container, Previous: previous}).DoRaw(e.t.Context())
-	if err != nil {
-		e.t.Fatalf("output of container %s of pod %s: %v", container, name, err)
-	}
-	var r report
-	if err := json.Unmarshal(data, &r); err != nil {
-		e.t.Fatalf("output of container %s of pod %s: %v: %q", container, name, err, data)
-	}
+	logs := e.client.CoreV1().Pods(metav1.NamespaceDefault).
+		GetLogs(name, &corev1.PodLogOptions{Container: container, Previous: previous})
+	// A container runs before it has written anything.
+	e.eventually(func() string {
+		data, err := logs.DoRaw(e.t.Context())
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		if err != nil {
+			return fmt.Sprintf("output of container %s of pod %s: %v: %q", container, name, err, data)
+		}
+		return ""
+	}, name)
 	return r
 }
 
@@ -138,11 +142,11 @@ func (e *env) signal(name, container string, sig syscall.Signal) {
 			continue
 		}
 		_, id, _ := strings.Cut(s.ContainerID, "://")
-		pids, err := inCgroup(id)
+		pids, err := inCgroups(id)
 		if err != nil || len(pids) == 0 {
 			e.t.Fatalf("container %s of pod %s, %s: %d processes, %v", container, name, s.ContainerID, len(pids), err)
 		}
-		for _, pid := range pids {
+		for pid := range pids {
 			if err := syscall.Kill(pid, sig); err != nil {
 				e.t.Fatalf("container %s of pod %s, process %d: %v", container, name, pid, err)
 			}
@@ -166,7 +170,7 @@ func (e *env) remove(names ...string) {
 		}
 	}
 	for _, name := range names {
-		err := poll(ctx, func() string {
+		err := e.poll(ctx, func() string {
 			p, err := pods.Get(ctx, name, metav1.GetOptions{})
 			switch {
 			case apierrors.IsNotFound(err):
@@ -176,21 +180,18 @@ func (e *env) remove(names ...string) {
 			}
 			return fmt.Sprintf("pod %s is still there: %+v", name, p.Status)
 		})
-		if err != nil {
-			e.t.Fatal(err)
-		}
+		e.must(err)
+		delete(e.pods, name)
 	}
 }
 
-// events are the pod's events, oldest first, as "reason: message".
+// events are the events of a pod that the test created, oldest first, as "reason: message".
 func (e *env) events(name string) []string {
 	e.t.Helper()
-	list, err := e.client.CoreV1().Events(metav1.NamespaceDefault).List(context.WithoutCancel(e.t.Context()), metav1.ListOptions{
-		FieldSelector: "involvedObject.kind=Pod,involvedObject.name=" + name,
+	list, err := e.client.CoreV1().Events(metav1.NamespaceDefault).List(e.t.Context(), metav1.ListOptions{
+		FieldSelector: "involvedObject.uid=" + string(e.pods[name].UID),
 	})
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	e.must(err)
 	var out []string
 	for _, event := range list.Items {
 		text := event.Reason + ": " + event.Message
@@ -205,7 +206,7 @@ func (e *env) events(name string) []string {
 // story is what a person would ask about a pod: its status and its events.
 func (e *env) story(name string) string {
 	e.t.Helper()
-	p, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).Get(context.WithoutCancel(e.t.Context()), name, metav1.GetOptions{})
+	p, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).Get(e.t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		return err.Error()
 	}

@@ -68,12 +68,8 @@ func (p *process) end(sig syscall.Signal) {
 
 // failed says how the process ended by itself, "" while it runs or when a test ended it.
 func (p *process) failed() string {
-	select {
-	case <-p.done:
-		if !p.told.Load() {
-			return fmt.Sprintf("%s ended by itself: %v", p.name, p.cmd.ProcessState)
-		}
-	default:
+	if ended(p.done) && !p.told.Load() {
+		return fmt.Sprintf("%s ended by itself: %v", p.name, p.cmd.ProcessState)
 	}
 	return ""
 }
