@@ -178,31 +178,30 @@ func (w *world) step() {
 		w.catchUp()
 	case n < 86:
 		w.collect()
-	case n < 88:
+	case n < 87:
 		w.restartKubelet()
-	case n < 89:
+	case n < 88:
 		w.say("the kubelet's checkpoint is removed")
 		w.kubelet.disk = nil
-	case n < 91:
+	case n < 90:
 		w.say("the kubelet's checkpoint cannot be read")
 		w.readable = false
-	case n < 93:
+	case n < 92:
 		w.say("PodResources does not answer")
 		w.answering = false
-	case n < 95:
+	case n < 94:
 		w.restartAgent()
-	case n < 96:
+	case n < 95:
 		w.say("the agent loses its book")
 		w.book, w.lost = Book{}, true
-	case n < 98:
+	case n < 97:
 		w.changeDevices()
 		w.advertise()
 	case n < 99 && len(live) > 0:
 		p := w.api[pick(w, live)]
-		if a, _, ok := w.design(func(gpu.Assignment) bool { return true }); ok {
-			w.say("somebody writes %q over %q of %s", a, p.Assignment, p.UID)
-			p.Assignment, p.forged = a, true
-		}
+		other := strings.NewReplacer("g0", "g1", "g1", "g0").Replace(p.Assignment.String())
+		w.say("somebody writes %q over %q of %s", other, p.Assignment, p.UID)
+		p.Assignment, p.forged = parse(w.t, other), true
 	default:
 		w.advertise()
 	}
@@ -366,7 +365,9 @@ func (w *world) calm() bool {
 			return false
 		}
 	}
-	vanished := func(r Record) bool { return !r.Missing.IsZero() } // they are waited for
+	vanished := func(r Record) bool { // it is waited for, as its slots are in the kubelet's checkpoint yet
+		return !r.Missing.IsZero() && slices.ContainsFunc(w.kubelet.disk, func(c Claim) bool { return c.Name == r.Name })
+	}
 	return len(w.seen) == len(w.api) && !slices.ContainsFunc(w.book.Records, vanished) && w.readable && w.answering && w.kubelet.ready && w.kubelet.disk != nil && !w.lost
 }
 
@@ -386,7 +387,8 @@ func (w *world) rebuild(k Kubelet) bool {
 		if known && !w.api[uid].forged && !w.book.Holds(uid) {
 			w.fatalf("pod %s is not recovered", uid)
 		}
-		if !w.book.Holds(uid) {
+		text, _ := w.book.assignment(uid)
+		if slices.ContainsFunc(slices.Collect(maps.Values(w.given[uid])), func(h Holder) bool { return h.Assignment != text }) {
 			delete(w.given, uid) // nobody knows any more
 		} else {
 			w.count["recovered"]++

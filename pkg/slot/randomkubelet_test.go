@@ -54,6 +54,9 @@ func (w *world) restartKubelet() {
 	reboot := w.r.IntN(3) == 0
 	if reboot {
 		clear(w.given)
+		if w.r.IntN(2) == 0 {
+			k.disk = nil
+		}
 	}
 	w.say("the kubelet restarts, checkpoint %t, reboot %t", k.disk != nil, reboot)
 	k.pods, k.ready, k.devs = nil, false, map[string]map[string]map[Resource]hold{}
@@ -257,10 +260,11 @@ func (w *world) answer(p *modelPod, starting string, r Resource, h hold) error {
 	return err
 }
 
-// sound reports whether all GPUs of the pod are there and healthy.
+// sound reports whether all GPUs of the pod are there and healthy, or it holds them already.
 func (w *world) sound(p *modelPod) bool {
+	holds := len(w.given[p.UID]) > 0
 	for _, u := range p.Assignment.Uses() {
-		if !slices.ContainsFunc(w.devices, func(d gpu.Device) bool { return d.ID == u.GPU && !d.Unhealthy }) {
+		if !slices.ContainsFunc(w.devices, func(d gpu.Device) bool { return d.ID == u.GPU && (holds || !d.Unhealthy) }) {
 			return false
 		}
 	}
@@ -299,8 +303,15 @@ func (w *world) checkGPUs() {
 	}
 	gpus := map[gpu.ID]*sums{}
 	for _, uid := range slices.Sorted(maps.Keys(w.given)) {
+		all := map[string]bool{} // each container says the whole pod's, which is one
 		for _, holder := range w.given[uid] {
-			for _, u := range parse(w.t, holder.Assignment).Uses() {
+			all[holder.Assignment] = true
+		}
+		if len(all) != 1 {
+			w.fatalf("pod %s was given GPUs by several assignments: %v", uid, all)
+		}
+		for text := range all {
+			for _, u := range parse(w.t, text).Uses() {
 				s := gpus[u.GPU]
 				if s == nil {
 					s = &sums{}
@@ -322,7 +333,6 @@ func (w *world) checkGPUs() {
 					w.fatalf("GPU %s is given as %+v: %v", u.GPU, *s, w.given)
 				}
 			}
-			break // each container says the whole pod's
 		}
 	}
 }
@@ -430,6 +440,18 @@ func (w *world) drain() {
 		}
 	}
 	w.check()
+	w.collect()
+	held := map[string]string{}
+	for _, r := range w.book.Records {
+		if r.Holder == nil {
+			continue
+		}
+		what := r.Holder.UID + "/" + r.Holder.Container + "/" + r.Resource.String()
+		if other := held[what]; other != "" && w.given[r.Holder.UID] != nil {
+			w.fatalf("both %s and %s are held by %s", other, r.Name, what)
+		}
+		held[what] = r.Name
+	}
 	for _, uid := range w.live() {
 		w.end(uid)
 	}
