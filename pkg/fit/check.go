@@ -198,22 +198,26 @@ func (f finding) detail(n *cluster.Node, r gpu.Request) string {
 	case f.ask.Kind == gpu.MIG:
 		return fmt.Sprintf("%s; there is room for %d", asks, f.have)
 	}
-	given, sharedOnly := 0, false // the others are given in other ways
+	given, plain := 0, 0 // the others are given in other ways
 	for i := range n.GPUs {
-		if canGive(&n.GPUs[i], f.ask.Kind) {
-			given++
+		if g := &n.GPUs[i]; !g.MIG {
+			plain++
+			if canGive(g, f.ask.Kind) {
+				given++
+			}
 		}
-		sharedOnly = sharedOnly || n.GPUs[i].SharedOnly
 	}
 	switch {
-	case f.Reason == TooFewGPUs && sharedOnly && f.ask.Kind == gpu.Whole:
+	case f.Reason == TooFewGPUs && given < plain && f.ask.Kind == gpu.Whole:
 		return asks + "; the node has " + numberOf(f.have) + " to be given whole"
+	case f.Reason == TooFewGPUs && given < plain:
+		return asks + "; the node has " + numberOf(f.have) + " to be given in shares"
 	case f.Reason == TooFewGPUs && given < f.total:
 		return asks + "; the node has " + numberOf(f.have) + " not in MIG mode"
 	case f.Reason == TooFewGPUs:
 		return asks + "; the node has " + numberOf(f.have)
 	case f.Reason == SharingUnsupported:
-		return asks + "; " + areOf(f.have, given, "given in shares")
+		return asks + "; " + areOf(f.have, plain, "given in shares")
 	case f.Reason == GPUUnhealthy:
 		return asks + "; " + areOf(f.have, given, "healthy")
 	case f.Reason == InsufficientGPU:
@@ -351,7 +355,6 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 	}{
 		{GPUProductMismatch, func(g *cluster.GPU) bool { return r.Accepts(g.Product) }},
 		{TooFewGPUs, func(g *cluster.GPU) bool { return canGive(g, a.Kind) }},
-		{SharingUnsupported, func(g *cluster.GPU) bool { return a.Kind == gpu.Whole || !g.WholeOnly }},
 		{GPUMemoryTooSmall, func(g *cluster.GPU) bool {
 			return g.MemoryMiB >= a.MemoryMiB && (a.Kind == gpu.Whole || g.MemoryMiB >= a.ShareMemoryMiB(g.MemoryMiB))
 		}},
@@ -371,14 +374,19 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 		before := len(left)
 		left = slices.DeleteFunc(left, func(g *cluster.GPU) bool { return !t.pass(g) })
 		f.have = len(left)
-		switch {
-		case f.have >= a.Count:
+		if f.have >= a.Count {
 			continue
-		case f.have == before || t.reason == TooFewGPUs:
-			f.Reason = TooFewGPUs // nothing was lost in this test: there were too few to begin with
-			f.have = len(slices.DeleteFunc(left, func(g *cluster.GPU) bool { return !canGive(g, a.Kind) }))
-		default:
-			f.Reason = t.reason
+		}
+		if f.Reason = t.reason; f.have < before && f.Reason != TooFewGPUs {
+			return f
+		}
+		// Nothing was lost in this test: there were too few to begin with.
+		f.Reason = TooFewGPUs
+		f.have = len(slices.DeleteFunc(left, func(g *cluster.GPU) bool { return !canGive(g, a.Kind) }))
+		if f.have == 0 && slices.ContainsFunc(n.GPUs, func(g cluster.GPU) bool {
+			return !g.MIG && g.Refuses() == gpu.Shared && a.Kind == gpu.Shared && r.Accepts(g.Product)
+		}) {
+			f.Reason = SharingUnsupported
 		}
 		return f
 	}
@@ -399,11 +407,8 @@ func explainAsk(n *cluster.Node, r gpu.Request, a gpu.Ask) finding {
 	return f
 }
 
-// canGive reports whether the node gives out the GPU whole, or else not in MIG instances. A GPU that it does not share is not
-// told apart here, for that has a reason of its own.
-func canGive(g *cluster.GPU, kind gpu.Kind) bool {
-	return !g.MIG && (kind == gpu.Shared || !g.SharedOnly)
-}
+// canGive reports whether the node gives out the GPU in the way of the kind, which is not MIG.
+func canGive(g *cluster.GPU, kind gpu.Kind) bool { return !g.MIG && g.Refuses() != kind }
 
 // explainInstances is explainAsk for MIG: have is how many of the wanted instances could be placed.
 func explainInstances(n *cluster.Node, r gpu.Request, a gpu.Ask) (reason Reason, have int) {

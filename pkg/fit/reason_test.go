@@ -107,6 +107,14 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 			holding(t, "", wholeOnly(plain(0)), wholeOnly(plain(1))), asking(share(250)),
 			"SharingUnsupported: the node gives out whole GPUs only (asks for 25% of 1 GPU; 0 of 2 GPUs are given in shares)",
 		},
+		"shares of more GPUs than there are, with labels only": {
+			holding(t, "", wholeOnly(plain(0)), wholeOnly(plain(1))), asking(gpu.Ask{Kind: gpu.Shared, Count: 3, MilliGPU: 250}),
+			"SharingUnsupported: the node gives out whole GPUs only (asks for 25% of 3 GPUs; 0 of 2 GPUs are given in shares)",
+		},
+		"a share of a GPU beside one in MIG mode, with labels only": {
+			holding(t, "", wholeOnly(plain(0)), partitioned(1, onDemand)), asking(share(250)),
+			"SharingUnsupported: the node gives out whole GPUs only (asks for 25% of 1 GPU; 0 of 1 GPU are given in shares)",
+		},
 		"a profile where no GPU is partitioned": {
 			holding(t, "", two...), asking(instances(1, "1g.10gb")),
 			"NoMIGProfile: no GPU offers the MIG profile (asks for 1 x 1g.10gb; no MIG profiles are known of A)",
@@ -149,7 +157,7 @@ func TestExplainNamesTheReasonAndItsFigures(t *testing.T) {
 		},
 		"shares of more GPUs than are shared": {
 			holding(t, "", four...), asking(gpu.Ask{Kind: gpu.Shared, Count: 3, MilliGPU: 100}),
-			"SharingUnsupported: the node gives out whole GPUs only (asks for 10% of 3 GPUs; 2 of 4 GPUs are given in shares)",
+			"TooFewGPUs: the node would be too small even when empty (asks for 10% of 3 GPUs; the node has 2 GPUs to be given in shares)",
 		},
 		"all that are given whole are in use": {
 			holding(t, "c=g0", four...), asking(whole(2)),
