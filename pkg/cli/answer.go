@@ -116,6 +116,9 @@ type Class struct {
 	// GPUsPerNode is the number of GPUs of each node, MIGGPUsPerNode how many of them are in MIG mode.
 	GPUsPerNode    int `json:"gpusPerNode"`
 	MIGGPUsPerNode int `json:"migGPUsPerNode"`
+	// WholeOnlyGPUsPerNode is how many of the others are given in no shares, SharedOnlyGPUsPerNode how many are never given whole.
+	WholeOnlyGPUsPerNode  int `json:"wholeOnlyGPUsPerNode"`
+	SharedOnlyGPUsPerNode int `json:"sharedOnlyGPUsPerNode"`
 	// GPUMemoryMiB is the memory of the largest GPU of each node.
 	GPUMemoryMiB int64 `json:"gpuMemoryMiB"`
 	// Sharing says that GPUs are given in shares too.

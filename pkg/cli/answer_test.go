@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gpu"
 )
 
 const answerCluster = `
@@ -81,12 +82,49 @@ func TestSameObjectsSameAnswer(t *testing.T) {
 	}
 }
 
+// TestNothingIsPromisedOfAGPUThatTheNodeDoesNot: what keeps containers apart is what the node says, and MIG.
+func TestNothingIsPromisedOfAGPUThatTheNodeDoesNot(t *testing.T) {
+	for name, tc := range map[string]struct {
+		device gpu.Device
+		want   string
+	}{
+		"in MIG mode, whatever else it says":  {gpu.Device{MIG: true, Isolation: gpu.IsolationNone}, "hardware"},
+		"memory":                              {gpu.Device{Isolation: gpu.IsolationMemory}, "memory"},
+		"MPS":                                 {gpu.Device{SharedOnly: true, Isolation: gpu.IsolationMPS}, "mps"},
+		"none":                                {gpu.Device{Isolation: gpu.IsolationNone}, "none"},
+		"no word":                             {gpu.Device{}, "unknown"},
+		"whole only, so nobody else is there": {gpu.Device{WholeOnly: true, Isolation: gpu.IsolationMemory}, ""},
+	} {
+		if got := isolation(tc.device); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
+
+// TestHardwareIsPrintedAsItIsPublished: and what is not known is not taken for 0.
+func TestHardwareIsPrintedAsItIsPublished(t *testing.T) {
+	nodes := NewReport(parseScenario(t, "node a gpus=4 wired=mesh clique=c.1\nnode b gpus=1").Objects, Selection{}).Nodes
+	want := Hardware{
+		PCIBusID: "0000:28:00.0", NUMANode: 0, Architecture: "hopper", ComputeCapability: "9.0", DriverVersion: "615.71.9", CUDAVersion: "13.4",
+		NVLinkPeers: []Peer{{Index: 0, Links: 4}}, CliqueID: "c.1",
+	}
+	if diff := cmp.Diff(want, nodes[0].GPUs[1].Hardware); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if diff := cmp.Diff(Hardware{NUMANode: -1, NVLinkPeers: []Peer{}}, nodes[1].GPUs[0].Hardware); diff != "" {
+		t.Errorf("of a node that does not say: -want +got\n%s", diff)
+	}
+}
+
 // TestReportAddsUp: the totals are those of the nodes, and every GPU is in one state.
 func TestReportAddsUp(t *testing.T) {
 	s := parseScenario(t, `
 fleet h n=20 gpus=8 unhealthy=3
 fleet t n=9 gpus=4 product=Tesla-T4 memory=15360 from=labels
 node m gpus=8 mig=0,1,2
+node f gpus=6 whole=0,1 shared=2,3,4,5 unhealthy=4
+pod x/half node=f main=weft.sh/gpu-percent:50 gpus=main=GPU-f-2:500m/40779Mi
+pod x/somewhere node=f main=weft.sh/gpu-percent:50
 node none
 pod x/mig node=m main=nvidia.com/mig-1g.10gb:1 gpus=main=GPU-m-0:1g.10gb@6:1
 pod x/share node=m main=weft.sh/gpu-percent:40 gpus=main=GPU-m-5:400m/32623Mi
@@ -94,11 +132,15 @@ pod x/lost node=m main=nvidia.com/gpu:1,nvidia.com/mig-2g.20gb:1
 `)
 	r := NewReport(s.Objects, Selection{})
 	var sum Totals
-	idleStates := 0
+	idleStates, idleShared := 0, 0
 	for _, n := range r.Nodes {
 		sum.add(n)
 		for _, g := range n.GPUs {
-			if g.State == StateIdle && g.Healthy {
+			switch {
+			case g.State != StateIdle || !g.Healthy:
+			case g.SharedOnly:
+				idleShared++
+			default:
 				idleStates++
 			}
 			var held int64
@@ -117,11 +159,11 @@ pod x/lost node=m main=nvidia.com/gpu:1,nvidia.com/mig-2g.20gb:1
 	if diff := cmp.Diff(sum, got); diff != "" {
 		t.Errorf("(-sum of nodes +totals)\n%s", diff)
 	}
-	if got.IdleGPUs != idleStates {
-		t.Errorf("%d idle GPUs, %d in state idle and healthy", got.IdleGPUs, idleStates)
+	if got.IdleGPUs != idleStates || got.IdleSharedGPUs != idleShared || idleShared != 2 {
+		t.Errorf("%d and %d idle GPUs, %d and %d in state idle and healthy", got.IdleGPUs, got.IdleSharedGPUs, idleStates, idleShared)
 	}
-	if got.WithheldGPUs != 1 || got.WithheldInstances != 1 {
-		t.Errorf("withheld: %d GPUs, %d instances; want 1 and 1", got.WithheldGPUs, got.WithheldInstances)
+	if got.WithheldGPUs != 2 || got.WithheldSharedGPUs != 1 || got.WithheldInstances != 1 {
+		t.Errorf("withheld: %d GPUs, of them %d for shares, %d instances; want 2, 1 and 1", got.WithheldGPUs, got.WithheldSharedGPUs, got.WithheldInstances)
 	}
 	if got.FragmentedMilliGPU <= 0 || got.FragmentedMilliGPU > got.FreeMilliGPU {
 		t.Errorf("fragmented %d of %d milli-GPU", got.FragmentedMilliGPU, got.FreeMilliGPU)

@@ -87,7 +87,9 @@ func (t *Totals) add(n Node) {
 	t.Nodes++
 	t.GPUs += len(n.GPUs)
 	t.IdleGPUs += n.IdleGPUs
+	t.IdleSharedGPUs += n.IdleSharedGPUs
 	t.WithheldGPUs += n.WithheldGPUs
+	t.WithheldSharedGPUs += n.WithheldSharedGPUs
 	t.WithheldInstances += len(n.WithheldProfiles)
 	t.CapacityMilliGPU += int64(len(n.GPUs)) * gpu.WholeMilliGPU
 	t.AssignedMilliGPU += n.AssignedMilliGPU
@@ -130,7 +132,8 @@ func unplacedReasons(pods []*v1.Pod) map[string]string {
 func newNode(n *v1.Node, c *cluster.Node, unplaced map[string]string) Node {
 	out := Node{
 		Name: n.Name, Source: c.Inventory.Source.String(), Ready: ready(n), Cordoned: n.Spec.Unschedulable,
-		GPUs: make([]GPU, len(c.GPUs)), IdleGPUs: c.IdleGPUs, WithheldGPUs: c.Withheld.GPUs,
+		GPUs: make([]GPU, len(c.GPUs)), IdleGPUs: c.IdleGPUs, IdleSharedGPUs: c.IdleShared,
+		WithheldGPUs: c.Withheld.GPUs, WithheldSharedGPUs: c.Withheld.Shared,
 		WithheldProfiles: listed(c.Withheld.Profiles), Unplaced: []UnplacedPod{},
 		Problems: listed(c.Inventory.Problems), Conflicts: listed(c.Conflicts()),
 	}
@@ -163,8 +166,12 @@ func newGPU(c *cluster.Node, i int, pods []cluster.Pod) GPU {
 	g := &c.GPUs[i]
 	out := GPU{
 		ID: string(g.ID), Index: g.Index, Product: g.Product, MemoryMiB: g.MemoryMiB, Healthy: !g.Unhealthy,
-		WholeOnly: g.WholeOnly, State: StateIdle, AssignedMilliGPU: c.AssignedMilliGPU(i), AssignedMemoryMiB: c.AssignedMemoryMiB(i),
-		FreeMilliGPU: g.FreeMilliGPU, FreeMemoryMiB: g.FreeMemoryMiB, Holders: []Holder{},
+		WholeOnly: g.WholeOnly, SharedOnly: g.SharedOnly, Isolation: isolation(g.Device),
+		State: StateIdle, AssignedMilliGPU: c.AssignedMilliGPU(i), AssignedMemoryMiB: c.AssignedMemoryMiB(i),
+		FreeMilliGPU: g.FreeMilliGPU, FreeMemoryMiB: g.FreeMemoryMiB, Holders: []Holder{}, Hardware: newHardware(g.Device.Hardware),
+	}
+	if g.Unhealthy {
+		out.UnhealthyReason = g.UnhealthyReason
 	}
 	for _, p := range pods {
 		namespace, name, _ := strings.Cut(p.Name, "/")
@@ -186,6 +193,33 @@ func newGPU(c *cluster.Node, i int, pods []cluster.Pod) GPU {
 		out.State = StateWhole
 	case !g.Idle:
 		out.State = StateShared
+	}
+	return out
+}
+
+// isolation is what keeps containers on the GPU apart. Nothing is promised of a GPU whose node does not say.
+func isolation(d gpu.Device) string {
+	switch {
+	case d.MIG:
+		return IsolationHardware
+	case d.WholeOnly:
+		return ""
+	}
+	return cmp.Or(string(d.Isolation), IsolationUnknown)
+}
+
+func newHardware(h *gpu.Hardware) Hardware {
+	out := Hardware{NUMANode: -1, NVLinkPeers: []Peer{}}
+	if h == nil {
+		return out
+	}
+	out = Hardware{
+		PCIBusID: h.PCIBusID, NUMANode: h.NUMANode, Architecture: h.Architecture, ComputeCapability: h.ComputeCapability,
+		DriverVersion: h.DriverVersion, CUDAVersion: h.CUDAVersion, NVLinkSwitchLinks: h.Links.Switch, NVLinkPeers: out.NVLinkPeers,
+		CliqueID: h.Clique,
+	}
+	for _, p := range h.Links.Peers {
+		out.NVLinkPeers = append(out.NVLinkPeers, Peer(p))
 	}
 	return out
 }

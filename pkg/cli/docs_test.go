@@ -105,6 +105,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 func TestUnitsAreInTheNames(t *testing.T) {
 	numbers := []string{
 		"nodes", "nodesWithoutGPU", "gpus", "pods", "conflicts", "problems", "mixPods", "count", "index", "nodesThatFit", "start", "size",
+		"numaNode", "nvlinkSwitchLinks", "links",
 	}
 	units := regexp.MustCompile(`(MilliGPU|MilliCPU|MemoryMiB|PerMille|GPUs|Instances|MemorySlices|PerNode)$`)
 	for _, value := range []any{Report{}, Answer{}} {

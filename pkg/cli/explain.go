@@ -151,8 +151,8 @@ func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 	classes := map[string]*class{}
 	for _, n := range v.nodes {
 		key := newClass(n, v.snapshot.Node(n.Name))
-		id := fmt.Sprintf("%q %d %d %d %t %s %q", key.Products, key.GPUsPerNode, key.MIGGPUsPerNode, key.GPUMemoryMiB, key.Sharing,
-			key.Source, key.Taints)
+		id := fmt.Sprintf("%q %d %d %d %t %s %q %d %d", key.Products, key.GPUsPerNode, key.MIGGPUsPerNode, key.GPUMemoryMiB, key.Sharing,
+			key.Source, key.Taints, key.WholeOnlyGPUsPerNode, key.SharedOnlyGPUsPerNode)
 		if classes[id] == nil {
 			classes[id] = &class{Class: key, counts: map[fit.Reason]int{}}
 		}
@@ -214,9 +214,15 @@ func newClass(n *v1.Node, c *cluster.Node) Class {
 		g := &c.GPUs[i]
 		out.Products = append(out.Products, g.Product)
 		out.GPUMemoryMiB = max(out.GPUMemoryMiB, g.MemoryMiB)
-		if g.MIG {
+		switch {
+		case g.MIG:
 			out.MIGGPUsPerNode++
-		} else if !g.WholeOnly {
+		case g.WholeOnly:
+			out.WholeOnlyGPUsPerNode++
+		case g.SharedOnly:
+			out.SharedOnlyGPUsPerNode++
+			fallthrough
+		default:
 			out.Sharing = true
 		}
 	}

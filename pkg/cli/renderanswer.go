@@ -215,8 +215,11 @@ func classText(c Class) string {
 		if c.MIGGPUsPerNode > 0 {
 			s += fmt.Sprintf(", %d in MIG mode", c.MIGGPUsPerNode)
 		}
-		if !c.Sharing && c.MIGGPUsPerNode < c.GPUsPerNode {
+		switch {
+		case !c.Sharing && c.MIGGPUsPerNode < c.GPUsPerNode:
 			s += ", whole GPUs only"
+		default:
+			s += waysText(c.WholeOnlyGPUsPerNode, c.SharedOnlyGPUsPerNode)
 		}
 	} else if c.Source != cluster.SourceNone.String() {
 		s = " with no usable GPU"

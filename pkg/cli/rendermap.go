@@ -185,12 +185,12 @@ func glyphOf(g GPU) glyph {
 // marked so, the first ones: which they are is just what is not known.
 func glyphsOf(n Node) []glyph {
 	out := make([]glyph, len(n.GPUs))
-	withheld := n.WithheldGPUs
+	withheld := map[bool]int{true: n.WithheldSharedGPUs, false: n.WithheldGPUs - n.WithheldSharedGPUs}
 	for i, g := range n.GPUs {
 		out[i] = glyphOf(g)
-		if out[i] == glyphIdle && withheld > 0 {
+		if out[i] == glyphIdle && withheld[g.SharedOnly] > 0 {
 			out[i] = glyphWithheld
-			withheld--
+			withheld[g.SharedOnly]--
 		}
 	}
 	return out
@@ -220,6 +220,8 @@ type hardware struct {
 	memoryMiB int64
 	gpus      int
 	source    string
+	// wholeOnly and sharedOnly count GPUs that are not given out in both ways, of nodes that publish slices.
+	wholeOnly, sharedOnly int
 }
 
 type hardwareNodes struct {
@@ -239,6 +241,13 @@ func byHardware(nodes []Node) []hardwareNodes {
 		for _, g := range n.GPUs {
 			products = append(products, g.Product)
 			h.memoryMiB = max(h.memoryMiB, g.MemoryMiB)
+			switch {
+			case n.Source == cluster.SourceLabels.String() || g.State == StateMIG:
+			case g.WholeOnly:
+				h.wholeOnly++
+			case g.SharedOnly:
+				h.sharedOnly++
+			}
 		}
 		slices.Sort(products)
 		h.products = strings.Join(slices.Compact(products), " and ")
@@ -246,7 +255,8 @@ func byHardware(nodes []Node) []hardwareNodes {
 	}
 	keys := slices.SortedFunc(maps.Keys(classes), func(a, b hardware) int {
 		return cmp.Or(cmp.Compare(min(b.gpus, 1), min(a.gpus, 1)), cmp.Compare(a.products, b.products), cmp.Compare(b.gpus, a.gpus),
-			cmp.Compare(b.memoryMiB, a.memoryMiB), cmp.Compare(b.source, a.source))
+			cmp.Compare(b.memoryMiB, a.memoryMiB), cmp.Compare(b.source, a.source), cmp.Compare(a.sharedOnly, b.sharedOnly),
+			cmp.Compare(a.wholeOnly, b.wholeOnly))
 	})
 	out := make([]hardwareNodes, len(keys))
 	for i, k := range keys {
@@ -259,7 +269,8 @@ func (h hardwareNodes) String() string {
 	if h.gpus == 0 {
 		return "no usable GPU: " + count(len(h.nodes), "node")
 	}
-	s := fmt.Sprintf("%s, %s, %s on %s", h.products, gibibytes(h.memoryMiB), perNode(h.gpus), count(len(h.nodes), "node"))
+	s := fmt.Sprintf("%s, %s, %s on %s", h.products, gibibytes(h.memoryMiB), perNode(h.gpus), count(len(h.nodes), "node")) +
+		waysText(h.wholeOnly, h.sharedOnly)
 	if h.source == cluster.SourceLabels.String() {
 		s += ", by labels: whole GPUs only"
 	}
@@ -292,7 +303,7 @@ func (m *mapper) totals() {
 	if t.MIGGPUs > 0 {
 		parts = append(parts, fmt.Sprintf("%d in MIG mode", t.MIGGPUs))
 	}
-	parts = append(parts, m.idle())
+	parts = append(parts, m.idle()...)
 	if t.UnhealthyGPUs > 0 {
 		parts = append(parts, fmt.Sprintf("%d unhealthy", t.UnhealthyGPUs))
 	}
@@ -330,27 +341,36 @@ func (m *mapper) parts(parts []string) {
 	m.printf("\n")
 }
 
-// idle says how many GPUs are idle, and which of them no pod gets.
-func (m *mapper) idle() string {
+// idle says how many GPUs are idle, and which of them no pod gets; those that are given in shares only apart.
+func (m *mapper) idle() []string {
 	t := m.report.Totals
-	var not []string
-	if t.WithheldGPUs > 0 {
-		not = append(not, fmt.Sprintf("%d withheld", t.WithheldGPUs))
-	}
-	cordoned := 0
+	cordoned, cordonedShared := 0, 0
 	for _, n := range m.report.Nodes {
 		if n.Cordoned {
 			cordoned += n.IdleGPUs
+			cordonedShared += n.IdleSharedGPUs
 		}
+	}
+	out := []string{fmt.Sprintf("%d idle", t.IdleGPUs) + notGiven(t.WithheldGPUs-t.WithheldSharedGPUs, cordoned)}
+	if t.IdleSharedGPUs > 0 {
+		out = append(out, fmt.Sprintf("%d idle for shares only", t.IdleSharedGPUs)+notGiven(t.WithheldSharedGPUs, cordonedShared))
+	}
+	return out
+}
+
+// notGiven says in brackets which of the idle GPUs no pod gets.
+func notGiven(withheld, cordoned int) string {
+	var not []string
+	if withheld > 0 {
+		not = append(not, fmt.Sprintf("%d withheld", withheld))
 	}
 	if cordoned > 0 {
 		not = append(not, fmt.Sprintf("%d on cordoned nodes", cordoned))
 	}
-	s := fmt.Sprintf("%d idle", t.IdleGPUs)
-	if len(not) > 0 {
-		s += " (" + strings.Join(not, ", ") + ")"
+	if len(not) == 0 {
+		return ""
 	}
-	return s
+	return " (" + strings.Join(not, ", ") + ")"
 }
 
 // bars prints a line per node with a bar per GPU.
@@ -444,8 +464,13 @@ func (m *mapper) legend(more string) {
 
 // attention lists what somebody should look at.
 func (m *mapper) attention() {
-	var conflicts, withheld, problems []string
+	var conflicts, withheld, unhealthy, problems []string
 	for _, n := range m.report.Nodes {
+		for _, g := range n.GPUs {
+			if g.UnhealthyReason != "" {
+				unhealthy = append(unhealthy, fmt.Sprintf("%s/%s: %s", n.Name, g.ID, g.UnhealthyReason))
+			}
+		}
 		conflicts = append(conflicts, n.Conflicts...)
 		for _, u := range n.Unplaced {
 			withheld = append(withheld, fmt.Sprintf("%s: for %s/%s: %s", n.Name, u.Namespace, u.Pod, u.Why))
@@ -456,6 +481,7 @@ func (m *mapper) attention() {
 	}
 	m.list("GPUs given out more than they have", conflicts)
 	m.list("Withheld, because nobody knows which GPUs a pod holds", withheld)
+	m.list("Why GPUs are unhealthy", unhealthy)
 	m.list("Inventory problems", problems)
 }
 

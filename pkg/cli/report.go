@@ -24,8 +24,12 @@ type Totals struct {
 	NodesWithoutGPU int `json:"nodesWithoutGPU"`
 	// GPUs is the number of GPUs, unhealthy ones included.
 	GPUs int `json:"gpus"`
-	// IdleGPUs can be given whole now: healthy, not in MIG mode, nobody holds any of them. WithheldGPUs of them must not.
+	// IdleGPUs can be given whole now: healthy, not in MIG mode, not given in shares only, and nobody holds any of them. Of them
+	// WithheldGPUs, less WithheldSharedGPUs, must not.
 	IdleGPUs int `json:"idleGPUs"`
+	// IdleSharedGPUs are healthy and nobody holds any of them, but they are given in shares only. WithheldSharedGPUs of them
+	// must not.
+	IdleSharedGPUs int `json:"idleSharedGPUs"`
 	// WholeGPUs are held whole.
 	WholeGPUs int `json:"wholeGPUs"`
 	// SharedGPUs are held in shares.
@@ -36,6 +40,8 @@ type Totals struct {
 	UnhealthyGPUs int `json:"unhealthyGPUs"`
 	// WithheldGPUs must stay idle because pods hold GPUs of which nobody knows which.
 	WithheldGPUs int `json:"withheldGPUs"`
+	// WithheldSharedGPUs is how many of them are given in shares only.
+	WithheldSharedGPUs int `json:"withheldSharedGPUs"`
 	// WithheldInstances is the number of MIG instances that must stay possible for the same reason.
 	WithheldInstances int `json:"withheldInstances"`
 	// CapacityMilliGPU is 1000 for every GPU.
@@ -74,16 +80,19 @@ type Node struct {
 	Cordoned bool `json:"cordoned"`
 	// GPUs are by index.
 	GPUs []GPU `json:"gpus"`
-	// IdleGPUs, AssignedMilliGPU, FreeMilliGPU and FragmentedMilliGPU are as in Totals.
+	// IdleGPUs, IdleSharedGPUs, AssignedMilliGPU, FreeMilliGPU and FragmentedMilliGPU are as in Totals.
 	IdleGPUs           int   `json:"idleGPUs"`
+	IdleSharedGPUs     int   `json:"idleSharedGPUs"`
 	AssignedMilliGPU   int64 `json:"assignedMilliGPU"`
 	FreeMilliGPU       int64 `json:"freeMilliGPU"`
 	FragmentedMilliGPU int64 `json:"fragmentedMilliGPU"`
 	// FreeMilliCPU is the CPU left for new pods, in thousandths of a core; negative when the node is overbooked.
 	FreeMilliCPU int64 `json:"freeMilliCPU"`
-	// WithheldGPUs and WithheldProfiles (of MIG instances) are held back for the pods in Unplaced.
-	WithheldGPUs     int      `json:"withheldGPUs"`
-	WithheldProfiles []string `json:"withheldProfiles"`
+	// WithheldGPUs and WithheldProfiles (of MIG instances) are held back for the pods in Unplaced. WithheldSharedGPUs of the
+	// former are given in shares only.
+	WithheldGPUs       int      `json:"withheldGPUs"`
+	WithheldSharedGPUs int      `json:"withheldSharedGPUs"`
+	WithheldProfiles   []string `json:"withheldProfiles"`
 	// Unplaced are pods that hold GPUs of the node of which nobody knows which.
 	Unplaced []UnplacedPod `json:"unplaced"`
 	// Problems say, for people, what of the inventory is malformed or missing.
@@ -109,6 +118,12 @@ const (
 	StateMIG    = "mig"
 )
 
+// What keeps the containers on one GPU apart, besides what gpu.Isolation has.
+const (
+	IsolationHardware = "hardware"
+	IsolationUnknown  = "unknown"
+)
+
 // GPU is one GPU of a report.
 type GPU struct {
 	// ID is unique in the node, and in the cluster where it is a UUID.
@@ -121,8 +136,15 @@ type GPU struct {
 	MemoryMiB int64 `json:"memoryMiB"`
 	// Healthy GPUs can be given to pods.
 	Healthy bool `json:"healthy"`
+	// UnhealthyReason says, for people, why the GPU is not healthy; empty when it is, or when the node does not say.
+	UnhealthyReason string `json:"unhealthyReason"`
 	// WholeOnly GPUs are given in no shares.
 	WholeOnly bool `json:"wholeOnly"`
+	// SharedOnly GPUs are never given whole: another device plugin of the node gives out whole GPUs.
+	SharedOnly bool `json:"sharedOnly"`
+	// Isolation is what the node enforces between containers on the GPU: hardware (MIG), memory, mps or none; unknown when the
+	// node does not say; empty when the GPU is given whole only, for then there is nobody else.
+	Isolation string `json:"isolation"`
 	// State is idle, whole, shared or mig.
 	State string `json:"state"`
 	// AssignedMilliGPU is the part that pods hold: 1000 when it is held whole; in MIG mode the part of its memory slices
@@ -141,6 +163,36 @@ type GPU struct {
 	FreeMemorySlices int `json:"freeMemorySlices"`
 	// Holders are the containers that hold some of it, by namespace, pod and the order in the pod.
 	Holders []Holder `json:"holders"`
+	// Hardware is where it sits, what it is wired to and what drives it.
+	Hardware Hardware `json:"hardware"`
+}
+
+// Hardware is what a node reports of a GPU for people. Strings are empty when it does not say.
+type Hardware struct {
+	// PCIBusID is as Linux names it.
+	PCIBusID string `json:"pciBusID"`
+	// NUMANode is the NUMA node that the GPU is attached to; -1 when there is none or it is not known.
+	NUMANode int `json:"numaNode"`
+	// Architecture is NVIDIA's name in lower case, ComputeCapability CUDA's version of it.
+	Architecture      string `json:"architecture"`
+	ComputeCapability string `json:"computeCapability"`
+	// DriverVersion is that of the kernel driver without leading zeros, CUDAVersion that of the newest CUDA that it serves.
+	DriverVersion string `json:"driverVersion"`
+	CUDAVersion   string `json:"cudaVersion"`
+	// NVLinkSwitchLinks is how many NVLinks are up and lead to switches, NVLinkPeers are the GPUs that links lead to directly.
+	// 0 and none may also mean that it is not known.
+	NVLinkSwitchLinks int    `json:"nvlinkSwitchLinks"`
+	NVLinkPeers       []Peer `json:"nvlinkPeers"`
+	// CliqueID is the fabric clique of an NVLink domain that spans nodes.
+	CliqueID string `json:"cliqueID"`
+}
+
+// Peer is a GPU of the same node at the other end of NVLinks.
+type Peer struct {
+	// Index is its number on the node.
+	Index int `json:"index"`
+	// Links is how many NVLinks lead there.
+	Links int `json:"links"`
 }
 
 // Holder is what one container holds of one GPU.

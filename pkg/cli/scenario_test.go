@@ -22,6 +22,7 @@ import (
 // words of the form key or key=value, separated by blanks.
 //
 //	node NAME [product=P] [gpus=N] [memory=MiB] [from=slices|labels] [mig=INDEX,…] [unhealthy=INDEX,…]
+//	          [because=TEXT_WITH_UNDERSCORES] [whole=INDEX,…] [shared=INDEX,…] [isolation=I] [wired=switch|mesh] [clique=ID]
 //	          [cpu=Q] [ram=Q] [pods=N] [also=RESOURCE:Q] [label=K:V] [taint=K:V:EFFECT] [cordoned] [unready] [torn]
 //	fleet NAME n=N [words of node]      N nodes NAME-000, NAME-001, …; of node i, i*5 modulo gpus+1 GPUs are held whole
 //	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
@@ -134,7 +135,8 @@ func (s *scenario) node(name string, w words) {
 	if count > 0 && w.get("from", "slices") == "labels" {
 		n.Labels[podspec.LabelCount], n.Labels[podspec.LabelMemory] = strconv.Itoa(count), strconv.Itoa(memory)
 	} else if count > 0 {
-		n.Status.Allocatable[podspec.ResourceGPUPercent] = resource.MustParse(strconv.Itoa(100 * count))
+		n.Status.Allocatable[podspec.ResourceGPUPercent] = resource.MustParse(strconv.Itoa(100 * (count - len(w.indices("whole")))))
+		n.Status.Allocatable[podspec.ResourceGPU] = resource.MustParse(strconv.Itoa(count - len(w.indices("shared"))))
 		for _, profile := range mig.Profiles() {
 			n.Status.Allocatable[v1.ResourceName(podspec.MIGResource(profile))] = resource.MustParse(strconv.Itoa(7 * count))
 		}
@@ -143,6 +145,11 @@ func (s *scenario) node(name string, w words) {
 			d := gpu.Device{
 				ID: gpu.ID(fmt.Sprintf("GPU-%s-%d", name, i)), Index: i, Product: product, MemoryMiB: int64(memory),
 				Unhealthy: slices.Contains(w.indices("unhealthy"), i), MIG: slices.Contains(w.indices("mig"), i),
+				WholeOnly: slices.Contains(w.indices("whole"), i), SharedOnly: slices.Contains(w.indices("shared"), i),
+				Isolation: gpu.Isolation(w.get("isolation", "")), Hardware: w.hardware(i, count),
+			}
+			if d.Unhealthy {
+				d.UnhealthyReason = strings.ReplaceAll(w.get("because", ""), "_", " ")
 			}
 			if d.MIG {
 				table, _ := mig.TableByProduct(product)
@@ -160,6 +167,28 @@ func (s *scenario) node(name string, w words) {
 		n.Status.Allocatable[v1.ResourceName(p[0])] = resource.MustParse(p[1])
 	}
 	s.Nodes = append(s.Nodes, n)
+}
+
+// hardware is that of a GPU of a large machine: NVLinks to switches, or to the GPUs of its half of the machine.
+func (w words) hardware(index, count int) *gpu.Hardware {
+	if !w.has("wired") && !w.has("clique") {
+		return nil
+	}
+	h := &gpu.Hardware{
+		PCIBusID: fmt.Sprintf("0000:%02x:00.0", 0x18+0x10*index), NUMANode: 2 * index / count, Clique: w.get("clique", ""),
+		Architecture: "hopper", ComputeCapability: "9.0", DriverVersion: "615.71.9", CUDAVersion: "13.4",
+	}
+	switch w.get("wired", "") {
+	case "switch":
+		h.Links.Switch = 18
+	case "mesh":
+		for peer := range count {
+			if peer != index && 2*peer/count == h.NUMANode {
+				h.Links.Peers = append(h.Links.Peers, gpu.Peer{Index: peer, Links: 4})
+			}
+		}
+	}
+	return h
 }
 
 func (s *scenario) fleet(name string, w words) {

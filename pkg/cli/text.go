@@ -110,6 +110,18 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// waysText says of the GPUs of a node how many are not given in both ways: ", 2 whole only, 6 shared only".
+func waysText(wholeOnly, sharedOnly int) string {
+	s := ""
+	if wholeOnly > 0 {
+		s += fmt.Sprintf(", %d whole only", wholeOnly)
+	}
+	if sharedOnly > 0 {
+		s += fmt.Sprintf(", %d shared only", sharedOnly)
+	}
+	return s
+}
+
 // table lines up columns. The last one is not padded; columns named in right are aligned to the right.
 type table struct {
 	header []string
@@ -131,6 +143,14 @@ func (t *table) drop(column string) {
 		if t.right[r] > i {
 			t.right[r]--
 		}
+	}
+}
+
+// dropEmpty takes a column out if it has nothing in any row.
+func (t *table) dropEmpty(column string) {
+	i := slices.Index(t.header, column)
+	if !slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "" }) {
+		t.drop(column)
 	}
 }
 
