@@ -80,15 +80,16 @@ func (n Node) gpuResources() corev1.ResourceList {
 	var whole, shared int64
 	instances := map[string]int64{}
 	for _, d := range n.Devices {
-		switch {
-		case d.MIG:
+		if d.MIG {
 			for profile, most := range atOnce(d) {
 				instances[profile] += most
 			}
-		case n.LabelsOnly || d.WholeOnly:
+			continue
+		}
+		if !d.SharedOnly {
 			whole++
-		default:
-			whole++
+		}
+		if !d.WholeOnly && !n.LabelsOnly {
 			shared++
 		}
 	}

@@ -113,6 +113,15 @@ func TestResourcesOfANodeWithMIG(t *testing.T) {
 	}
 }
 
+// As a node advertises them that leaves whole GPUs to another device plugin.
+func TestResourcesOfGPUsThatAreNotGivenInBothWays(t *testing.T) {
+	n := Node{Devices: []gpu.Device{{WholeOnly: true}, {SharedOnly: true}, {SharedOnly: true}, {}}}
+	got := n.gpuResources()
+	if whole, shared := got["nvidia.com/gpu"], got["weft.sh/gpu-percent"]; whole.Value() != 2 || shared.Value() != 300 || len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestNodeWithLabelsOnlyPublishesNothing(t *testing.T) {
 	nodes, err := ParseNodes("t4-labels=1")
 	if err != nil {
