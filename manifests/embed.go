@@ -5,6 +5,9 @@
 //	scheduler/           the scheduler: account, rights, configuration, Deployment. config.yaml alone is a
 //	                     KubeSchedulerConfiguration as kube-scheduler's --config reads it
 //	admission/           the admission policies
+//	node/                the node agent: account, rights, policies, Service and the DaemonSet of node/agent. Its folders fractions and
+//	                     mps are kustomizations of their own, access-* are components, monitoring is an example; not part of
+//	                     the kustomization
 //	examples/            one pod per kind of request, and one that fits nowhere; not part of the kustomization
 //
 // The package decides nothing and imports nothing: reading and applying are the caller's.
@@ -15,7 +18,7 @@ import "embed"
 // FS is this folder as it is in the repository, without the Go files. Files of a kustomization are not to be applied as they
 // are: the ConfigMap of the scheduler, its name and the labels come from the kustomization.
 //
-//go:embed kustomization.yaml namespace.yaml scheduler admission examples
+//go:embed kustomization.yaml namespace.yaml scheduler admission node examples
 var FS embed.FS
 
 // SchedulerConfig is the path in FS of the scheduler's configuration.

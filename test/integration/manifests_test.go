@@ -45,7 +45,10 @@ func TestManifests(t *testing.T) {
 			t.Run("applying again changes nothing", func(t *testing.T) { applyManifests(t, cp) })
 			t.Run("policies compile against the types", func(t *testing.T) { testPolicyTypes(t, cp) })
 			t.Run("the scheduler's pods are admitted", func(t *testing.T) { testSchedulerPod(t, cp) })
+			t.Run("the pods of the node are admitted", func(t *testing.T) { testNodePods(t, cp) })
 			t.Run("rights", func(t *testing.T) { testRights(t, cp) })
+			t.Run("rights of the node agent", func(t *testing.T) { testNodeRights(t, cp) })
+			t.Run("the node agent writes of its own node only", func(t *testing.T) { testNodeWrites(t, cp) })
 			t.Run("examples", func(t *testing.T) { testExamples(t, cp) })
 			t.Run("requests", func(t *testing.T) { testRequests(t, cp) })
 			t.Run("requests that change", func(t *testing.T) { testRequestUpdates(t, cp) })
@@ -139,24 +142,26 @@ func testSchedulerPod(t *testing.T, cp *playground.ControlPlane) {
 	}
 }
 
-func testRights(t *testing.T, cp *playground.ControlPlane) {
-	may := func(verb, group, resource, subresource, namespace, name string) bool {
-		t.Helper()
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User:   playground.SchedulerUser,
-			Groups: []string{"system:serviceaccounts", "system:serviceaccounts:weft-system", "system:authenticated"},
-			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Verb: verb, Group: group, Resource: resource, Subresource: subresource, Namespace: namespace, Name: name,
-			},
-		}}
-		out, err := clientset(t, cp.AdminConfig()).AuthorizationV1().SubjectAccessReviews().
-			Create(t.Context(), review, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out.Status.Allowed
+type right struct{ verb, group, resource, subresource, namespace, name string }
+
+// may reports whether the service account has the right.
+func may(t *testing.T, cp *playground.ControlPlane, namespace, account string, r right) bool {
+	t.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User:   "system:serviceaccount:" + namespace + ":" + account,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace, Name: r.name,
+		},
+	}}
+	out, err := clientset(t, cp.AdminConfig()).AuthorizationV1().SubjectAccessReviews().Create(t.Context(), review, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	type right struct{ verb, group, resource, subresource, namespace, name string }
+	return out.Status.Allowed
+}
+
+func testRights(t *testing.T, cp *playground.ControlPlane) {
 	for _, r := range []right{
 		{"watch", "", "pods", "", "", ""},
 		{"watch", "", "nodes", "", "", ""},
@@ -174,7 +179,7 @@ func testRights(t *testing.T, cp *playground.ControlPlane) {
 		{"create", "authorization.k8s.io", "subjectaccessreviews", "", "", ""},
 		{"get", "", "configmaps", "", "kube-system", "extension-apiserver-authentication"},
 	} {
-		if !may(r.verb, r.group, r.resource, r.subresource, r.namespace, r.name) {
+		if !may(t, cp, "weft-system", "weft-scheduler", r) {
 			t.Errorf("the scheduler may not %+v", r)
 		}
 	}
@@ -198,7 +203,7 @@ func testRights(t *testing.T, cp *playground.ControlPlane) {
 		{"impersonate", "", "users", "", "", "admin"},
 		{"update", "admissionregistration.k8s.io", "validatingadmissionpolicies", "", "", "gpu-assignment.weft.sh"},
 	} {
-		if may(r.verb, r.group, r.resource, r.subresource, r.namespace, r.name) {
+		if may(t, cp, "weft-system", "weft-scheduler", r) {
 			t.Errorf("the scheduler may %+v and should not", r)
 		}
 	}
