@@ -175,16 +175,17 @@ func (b Book) With(r Record) Book {
 	return Book{out}
 }
 
-// Bind is the book with the record of that name bound to the holder. A record that is bound already keeps the time since when.
+// Bind is the book with the record of that name bound to the holder. Where the container holds it already, it does since when it did.
 //
-// A name stays with the pod and container that it was given to: they may have read its CDI specification. Where there is no such
-// record, or another pod or container holds it, the book is returned as it is.
+// A name stays with the pod that it was given to, which may have read its CDI specification: where there is no such record, or another
+// pod holds it, the book is returned as it is. Which container of the pod it is for can turn out later, for without its checkpoint the
+// kubelet does not say (see [Book.Owners]).
 func (b Book) Bind(name string, h Holder) Book {
 	r, ok := b.Find(name)
-	if !ok || r.Holder != nil && (r.Holder.UID != h.UID || r.Holder.Container != h.Container) {
+	if !ok || r.Holder != nil && r.Holder.UID != h.UID {
 		return b
 	}
-	if r.Holder != nil {
+	if r.Holder != nil && r.Holder.Container == h.Container {
 		h.Bound = r.Holder.Bound
 	}
 	r.Holder = &h

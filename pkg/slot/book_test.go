@@ -190,11 +190,11 @@ func TestBind(t *testing.T) {
 		holder Holder
 		want   *Holder
 	}{
-		"a free record is bound":                               {"a", later, &later},
-		"a bound record stays bound since its first start":     {"b", later, wide.Holder},
-		"a record never moves to another pod":                  {"b", moved, wide.Holder},
-		"a record never moves to another container":            {"b", other, wide.Holder},
-		"what is not there is not made up from nothing at all": {"x", later, nil},
+		"a free record is bound":                                        {"a", later, &later},
+		"a bound record stays bound since its first start":              {"b", later, wide.Holder},
+		"a record never moves to another pod":                           {"b", moved, wide.Holder},
+		"the container of a pod that has it can turn out to be another": {"b", other, &other},
+		"what is not there is not made up from nothing at all":          {"x", later, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			after := b.Bind(c.record, c.holder)

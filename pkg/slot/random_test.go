@@ -384,7 +384,7 @@ func (w *world) rebuild(k Kubelet) bool {
 	w.say("the book is recovered: %v", w.book.Records)
 	for uid := range w.given {
 		known := slices.ContainsFunc(k.Checkpoint, func(c Claim) bool { return c.UID == uid })
-		if known && !w.api[uid].forged && !w.book.Holds(uid) {
+		if known && !w.kubelet.forgot && !w.api[uid].forged && !w.book.Holds(uid) {
 			w.fatalf("pod %s is not recovered", uid)
 		}
 		text, _ := w.book.assignment(uid)

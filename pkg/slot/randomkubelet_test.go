@@ -281,11 +281,10 @@ func (w *world) check() {
 		if r.Holder == nil {
 			continue
 		}
-		who := r.Holder.UID + "/" + r.Holder.Container
-		if before, ok := w.names[r.Name]; ok && before != who {
-			w.fatalf("record %s moved from %s to %s", r.Name, before, who)
+		if before, ok := w.names[r.Name]; ok && before != r.Holder.UID {
+			w.fatalf("record %s moved from %s to %s", r.Name, before, r.Holder.UID)
 		}
-		w.names[r.Name] = who
+		w.names[r.Name] = r.Holder.UID
 	}
 	for uid := range w.given {
 		if !w.lost && !w.book.Holds(uid) {
