@@ -58,17 +58,27 @@ func believeProfiles(raw []rawProfile, totalMiB int64) (profiles []Profile, prob
 	return profiles, append(problems, doubles...)
 }
 
-// memorySlices is how many memory slices the GPU has: as many as its largest profile takes. Without placements it is only a bound.
+// memorySlices is how many memory slices the GPU has: where the places of at least two profiles end, for on every GPU those of the
+// largest do and those of at least one other. Otherwise it is only a bound.
 func memorySlices(raw []rawProfile) int {
-	n, compute := gpu.MaxMemorySlices, uint32(0)
+	confirmed, last := 0, 0
+	ends := map[int]bool{}
 	for _, r := range raw {
+		own := map[int]bool{}
 		for _, p := range r.placements {
-			if r.info.SliceCount > compute && p.Size >= 1 && p.Size <= gpu.MaxMemorySlices {
-				n, compute = int(p.Size), r.info.SliceCount
+			if end := uint64(p.Start) + uint64(p.Size); end <= gpu.MaxMemorySlices {
+				own[int(end)] = true
 			}
 		}
+		for end := range own {
+			if ends[end] {
+				confirmed = max(confirmed, end)
+			}
+			ends[end] = true
+			last = max(last, end)
+		}
 	}
-	return n
+	return cmp.Or(confirmed, last, gpu.MaxMemorySlices)
 }
 
 // believePlacements returns the places that lie on the GPU and overlap no other, ascending, and the number of the others. On no GPU do

@@ -16,8 +16,8 @@ func Compare(g GPU) []string {
 		return nil
 	}
 	var out []string
-	differ := func(name, what string, nvml, table any) {
-		out = append(out, fmt.Sprintf("MIG profile %s: NVML says %s %v, the table %s says %v", name, what, nvml, g.Product, table))
+	differ := func(name, what string, nvml, tabled any) {
+		out = append(out, fmt.Sprintf("MIG profile %s: NVML says %s %v, the table %s says %v", name, what, nvml, table.Name, tabled))
 	}
 	for _, p := range g.Profiles {
 		t, ok := table.Profile(p.Name)

@@ -172,9 +172,6 @@ func (r *reading) gpu(index int) {
 		return
 	}
 	g, problems, ret := r.read(dev, gpu.ID(id), index)
-	for _, p := range problems {
-		r.host.problem("GPU %d (%s): %s", index, id, p)
-	}
 	if ret != nvml.SUCCESS {
 		r.lose(ret)
 		r.broken(gpu.ID(id), index, why(ret))
@@ -183,6 +180,9 @@ func (r *reading) gpu(index int) {
 	if err := g.Validate(); err != nil {
 		r.broken(gpu.ID(id), index, fmt.Sprintf("what it says of itself cannot be: %v", err))
 		return
+	}
+	for _, p := range problems {
+		r.host.problem("GPU %d (%s): %s", index, id, p)
 	}
 	if g.Problem != "" {
 		g = g.broken(g.Problem)

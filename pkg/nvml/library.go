@@ -219,10 +219,10 @@ func (l *Library) handle(id gpu.ID) nvml.Device {
 	return l.handles[id]
 }
 
-// lose takes note that a GPU does not answer, so that the next Discover starts NVML anew. It is done for every answer but one: that a
+// lose takes note that a GPU does not answer, so that the next Discover starts NVML anew. It is done for almost every answer: that a
 // GPU fell off the bus NVML calls "unknown error" as often as by its name.
 func (l *Library) lose(ret nvml.Return) {
-	if ret == nvml.ERROR_NO_PERMISSION {
+	if ret == nvml.ERROR_NO_PERMISSION || ret == nvml.ERROR_NOT_SUPPORTED {
 		return
 	}
 	l.mu.Lock()
@@ -248,6 +248,8 @@ func why(ret nvml.Return) string {
 		return "its external power cables are not attached well"
 	case nvml.ERROR_NO_PERMISSION:
 		return "no permission to use it"
+	case nvml.ERROR_NOT_SUPPORTED:
+		return "the driver does not tell its memory; a GPU that has none of its own cannot be given out"
 	}
 	return fmt.Sprintf("it does not answer (NVML: %s)", ret)
 }

@@ -104,7 +104,7 @@ var architectures = map[nvml.DeviceArchitecture]string{
 func (l *Library) numaNode(dev nvml.Device, bus string) int {
 	if bus != "" {
 		data, err := os.ReadFile(filepath.Join(l.sysRoot, "sys/bus/pci/devices", bus, "numa_node"))
-		if n, bad := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && bad == nil && n >= 0 {
+		if n, bad := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && bad == nil && n >= 0 && n <= gpu.MaxNUMANode {
 			return n
 		}
 	}
