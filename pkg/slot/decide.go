@@ -63,7 +63,7 @@ func (b Book) holder(p Pod, container string, r Resource, slots int, now time.Ti
 		return Holder{}, fmt.Errorf("%w: the assignment %q has nothing of this kind for container %q", ErrUnassigned, text, container)
 	}
 	if !worth(grants, slots) {
-		return Holder{}, fmt.Errorf("%w: container %q has %d slots of %s, which is not what the assignment %q is worth",
+		return Holder{}, fmt.Errorf("%w: container %q has %d x %s, which is not what the assignment %q is worth",
 			ErrUnassigned, container, slots, r, text)
 	}
 	return Holder{

@@ -121,16 +121,16 @@ func TestDecide(t *testing.T) {
 			devices: []gpu.Device{partitioned(0, exist...)}, assignment: "main=g0:1g.10gb@0:1", resource: profile("1g.10gb+me"), slots: 1, err: ErrUnassigned, says: "nothing of this kind",
 		},
 		"an assignment of more than the container asked for": {
-			devices: []gpu.Device{plain(0), plain(1)}, assignment: "main=g0,g1", resource: whole, slots: 1, err: ErrUnassigned, says: `has 1 slots of gpu, which is not what the assignment "main=g0,g1" is worth`,
+			devices: []gpu.Device{plain(0), plain(1)}, assignment: "main=g0,g1", resource: whole, slots: 1, err: ErrUnassigned, says: `has 1 x gpu, which is not what the assignment "main=g0,g1" is worth`,
 		},
 		"a larger share than the container asked for": {
-			devices: []gpu.Device{plain(0)}, assignment: "main=g0:900m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 slots of share",
+			devices: []gpu.Device{plain(0)}, assignment: "main=g0:900m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 x share",
 		},
 		"a share of a fraction of a percent more": {
-			devices: []gpu.Device{plain(0)}, assignment: "main=g0:109m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 slots of share",
+			devices: []gpu.Device{plain(0)}, assignment: "main=g0:109m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 x share",
 		},
 		"shares of which only the first is of the size": {
-			devices: []gpu.Device{plain(0), plain(1)}, assignment: "main=g0:100m/1Mi,g1:900m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 slots of share",
+			devices: []gpu.Device{plain(0), plain(1)}, assignment: "main=g0:100m/1Mi,g1:900m/1Mi", resource: shares, slots: 10, err: ErrUnassigned, says: "has 10 x share",
 		},
 		"an assignment that was changed after the pod had been given GPUs": {
 			devices: []gpu.Device{plain(0), plain(1)}, assignment: "main=g1", resource: whole, slots: 1, err: ErrUnassigned, says: `"main=g0" when it was given GPUs, and somebody made it "main=g1"`,
