@@ -8,7 +8,7 @@
 //
 //	Allocate   record written down ─▶ answered with the record's CDI name
 //	PreStart   who holds the slots ─▶ reconciled, decided ─▶ bound record written down ─▶ specification written ─▶ answered
-//	Collect    specification removed ─▶ book without the record written down
+//	Collect    book without the record written down ─▶ specification removed
 //
 // What is found afterwards:
 //
@@ -18,9 +18,8 @@
 //     is, and the kubelet repeats it until there is room.
 //   - A bound record without a specification: no container has started by it. The kubelet repeats PreStart, which writes the
 //     specification of the same GPUs; or the pod goes, and Collect releases the record.
-//   - A specification without a record, or half a file beside it: Collect removes both. No container can be made by the former,
-//     for a name is never given out twice.
-//   - A specification that was removed, with the record still there: Collect does it again.
+//   - A specification without a record, or half a file beside it: Collect removes both. No container is made by the former: the pod
+//     that had the name is over, and a name is never given out twice.
 //
 // So a container that was made has a bound record and a specification; and what is bound is bound to no other pod.
 //

@@ -26,8 +26,9 @@ import (
 type Options struct {
 	// Node is the node's name, for people.
 	Node string
-	// CheckpointPath is the file that the book is kept in, on a disk that outlives the process, CDIDir the folder of the CDI
-	// specifications that the container runtime reads, which should not outlive the node's containers: /var/run/cdi, on a tmpfs.
+	// CheckpointPath is the file that the book is kept in. It must outlive the process; what outlives the node's containers does no harm
+	// and is of no use. CDIDir is the folder of the CDI specifications that the container runtime reads, which should not outlive
+	// them: /var/run/cdi, on a tmpfs.
 	CheckpointPath, CDIDir string
 	// Kubelet is what the kubelet says now.
 	Kubelet func(ctx context.Context) slot.Kubelet
@@ -252,13 +253,10 @@ func (h *Handout) Collect(ctx context.Context) ([]slot.Record, error) {
 	err := h.rebuild(ctx, said)
 	if err == nil {
 		kept, released := h.reconciled(said)
-		errs := []error{h.removeSpecs(released)}
-		if err := h.adopt(kept); err == nil {
+		if err = h.adopt(kept); err == nil {
 			h.released = append(h.released, released...)
-		} else {
-			errs = append(errs, err)
 		}
-		err = errors.Join(append(errs, h.sweep())...)
+		err = errors.Join(err, h.sweep())
 	}
 	out := h.released
 	h.released = nil

@@ -195,6 +195,14 @@ func TestRefused(t *testing.T) {
 			err: slot.ErrHeld, says: []string{"GPU-M", "ns/holder"}, waits: true, keeps: []string{"uid-h/main GPU-M:1g.10gb@3:1"},
 			passes: func(w *world) { w.over("uid-h") },
 		},
+		"a container on a node whose GPUs are not known yet": {
+			do: func(w *world) {
+				w.bind("uid", "pod", "main=GPU-1")
+				w.devices, w.found = nil, w.devices
+			},
+			err: errNoGPUs, waits: true,
+			passes: func(w *world) { w.devices = w.found },
+		},
 		"a GPU that is unhealthy": {
 			do: func(w *world) {
 				w.bind("uid", "pod", "main=GPU-1")
@@ -450,7 +458,14 @@ func TestOneOfTheOwnersIsRefused(t *testing.T) {
 		clear(w.broken)
 		w.mustStart("uid", "init", "GPU-1")
 		w.mustStart("uid", "main", "GPU-2")
-		// Neither can be written down for: that is no reason to go on.
+		// Nor where the assignment names nothing for one of them.
+		w.bind("uid-3", "pod-3", "~init=GPU-3;main=GPU-3")
+		w.api.set(podOf("uid-3", "pod-3", "main=GPU-3"))
+		w.mustStart("uid-3", "main", "GPU-3")
+		if gpus, err := w.start("uid-3", "init"); err == nil || !strings.Contains(err.Error(), "unresolvable") {
+			t.Errorf("the init container has %q, %v; want that the runtime refuses it", gpus, err)
+		}
+		// A specification that cannot be removed is a reason to refuse all.
 		w.disk.err = os.ErrPermission
 		w.broken["GPU-1"] = lost
 		w.disk.fault = func(_ int, op, _ string) effect {
@@ -594,7 +609,19 @@ func TestCollectKeepsWhatTheKubeletCouldNotKnow(t *testing.T) {
 		if released, err := w.h.Collect(quiet); len(released) > 0 || err != nil {
 			t.Errorf("released %v, %v", released, err)
 		}
-		if diff := cmp.Diff([]string{"uid/init GPU-1", "uid/main GPU-1"}, w.holders()); diff != "" {
+		// The same, but the agent had answered Allocate before, and the kubelet not yet written that down.
+		w.bind("uid-2", "pod-2", "main=GPU-2")
+		claims := w.kubelet.claims
+		w.kubelet.claims = slices.DeleteFunc(slices.Clone(claims), func(c slot.Claim) bool { return c.UID == "uid-2" })
+		w.kubelet.asked = func() {
+			w.kubelet.asked, w.kubelet.claims = nil, claims
+			w.mustStart("uid-2", "main", "GPU-2")
+			w.api.remove("uid-2")
+		}
+		if released, err := w.h.Collect(quiet); len(released) > 0 || err != nil {
+			t.Errorf("released %v, %v", released, err)
+		}
+		if diff := cmp.Diff([]string{"uid-2/main GPU-2", "uid/init GPU-1", "uid/main GPU-1"}, w.holders()); diff != "" {
 			t.Errorf("holders: -want +got\n%s", diff)
 		}
 	})
@@ -640,6 +667,39 @@ func TestAllocatedForNobody(t *testing.T) {
 				t.Errorf("%d records after another %v, want %d", n, tc.after, tc.want)
 			}
 		}
+	})
+}
+
+// The pod ends, and what it held is released and given away, while the GPUs are prepared for its container.
+func TestReleasedWhileItStarts(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.bind("uid", "pod", "main=GPU-1")
+		w.preparing = func() {
+			w.preparing = nil
+			w.over("uid")
+			w.bind("uid-2", "next", "main=GPU-1")
+			w.mustStart("uid-2", "main", "GPU-1")
+		}
+		if gpus, err := w.start("uid", "main"); !errors.Is(err, errOver) {
+			t.Errorf("it has %q, %v", gpus, err)
+		}
+		if diff := cmp.Diff([]string{"uid-2/main GPU-1"}, w.holders()); diff != "" || len(w.files("cdi")) != 1 {
+			t.Errorf("holders, and %s: -want +got\n%s", w.files("cdi"), diff)
+		}
+	})
+}
+
+// What Allocate answered is written down, although the kubelet's checkpoint has it too: that may not be readable.
+func TestAllocatedIsWrittenDown(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.bind("uid", "pod", "main=GPU-1")
+		before := w.h.Book()
+		w.reopen()
+		if diff := cmp.Diff(before, w.h.Book()); diff != "" {
+			t.Errorf("-before +after\n%s", diff)
+		}
+		w.kubelet.noCheckpoint = true
+		w.mustStart("uid", "main", "GPU-1")
 	})
 }
 

@@ -25,6 +25,8 @@ type interrupted struct {
 	act func(w *world) error
 	// allocates is the pod that act admits. One that is not admitted has failed for good, and the same is created again.
 	allocates string
+	// loses: there is no book at first.
+	loses bool
 	// then are the starts that must succeed afterwards, in this order.
 	then []step
 }
@@ -118,6 +120,7 @@ func interruptions() map[string]interrupted {
 			then:    []step{{"a", "main", "GPU-0"}},
 		},
 		"rebuilding a book that is broken": {
+			loses: true,
 			prepare: func(w *world) {
 				running(w, "a", "GPU-0")
 				w.bind("b", "b", "main=GPU-1")
@@ -179,6 +182,26 @@ func (s interrupted) settle(w *world, answered bool) {
 	if err := w.kubelet.admit(w.h, again, again.Assignment); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// found is what is wrong with what an agent finds when it starts. Whatever container was made has a specification, so that must have a
+// bound record, and the book must be whole.
+func (s interrupted) found(w *world) error {
+	if s.loses {
+		return nil
+	}
+	if files := w.files("state"); slices.Contains(files, "checkpoint.json.broken") {
+		return fmt.Errorf("the book was torn: %s", files)
+	}
+	for _, c := range w.kubelet.says(quiet).Checkpoint {
+		if p := w.api.get(c.UID); p.UID == "" || p.Over || !slices.Contains(w.files("cdi"), filePrefix+c.Name+fileSuffix) {
+			continue
+		}
+		if r, ok := w.h.Book().Find(c.Name); !ok || r.Holder == nil || r.Holder.UID != c.UID {
+			return fmt.Errorf("container %s of %s can be made, but its record is %+v", c.Container, c.UID, r)
+		}
+	}
+	return nil
 }
 
 // finish does what is left to do: everything starts, and is as it should be.
@@ -272,6 +295,9 @@ func TestKilledAtEveryPoint(t *testing.T) {
 								again = w.disk.killed()
 							}
 							w.reopen()
+							if err := s.found(w); err != nil {
+								t.Fatalf("killed at %+v, then at %d: %v", first, m, err)
+							}
 							s.settle(w, n == operations && m%2 == 0 && err == nil)
 							if err := s.finish(w); err != nil {
 								t.Fatalf("killed at %+v, then at %d: %v", first, m, err)
@@ -320,6 +346,9 @@ func TestEveryOperationFails(t *testing.T) {
 							w.disk.mu.Unlock()
 							if restarts || w.h == nil {
 								w.reopen()
+								if err := s.found(w); err != nil {
+									t.Fatalf("operations %d to %d failed: %v", n, last, err)
+								}
 							}
 							if err := s.finish(w); err != nil {
 								t.Fatalf("operations %d to %d failed, restart %t: %v", n, last, restarts, err)

@@ -28,6 +28,8 @@ const (
 var (
 	// errNoPod: the pod is not seen yet. It goes away by itself.
 	errNoPod = errors.New("the API server has not shown this pod to the node agent yet")
+	// errNoGPUs: GPUs are looked for when the agent starts, and a driver may be late. It goes away by itself.
+	errNoGPUs = errors.New("the node agent has found no GPU on this node yet")
 	// errReleased: what the container was just given was released. It goes away by itself, if the pod has not.
 	errReleased = errors.New("it was released meanwhile")
 	// errOver: nothing of the pod is to start any more.
@@ -36,7 +38,7 @@ var (
 
 // passing reports whether the reason for a refusal may soon be gone.
 func passing(err error) bool {
-	for _, reason := range []error{slot.ErrNoOwner, slot.ErrHeld, errNoPod, errReleased, errLost} {
+	for _, reason := range []error{slot.ErrNoOwner, slot.ErrHeld, errNoPod, errNoGPUs, errReleased, errLost} {
 		if errors.Is(err, reason) {
 			return true
 		}
@@ -92,12 +94,15 @@ type told struct {
 
 // start tries once.
 func (h *Handout) start(ctx context.Context, r slot.Resource, slots []string, said hearsay) error {
+	inventory := h.options.Inventory()
+	if len(inventory.Devices) == 0 {
+		return errNoGPUs
+	}
 	owners, err := h.owners(ctx, r, slots, said)
 	if err != nil {
 		return fmt.Errorf("%d slots of %s, the first %s: %w", len(slots), r, slots[0], err)
 	}
-	inventory := h.options.Inventory()
-	containers, err := h.bind(ctx, owners, r, slots, said, inventory)
+	containers, err := h.bind(owners, r, slots, said, inventory)
 	if err != nil {
 		return err
 	}
@@ -158,9 +163,7 @@ func (h *Handout) uid(ctx context.Context, o slot.Owner) (string, error) {
 }
 
 // bind decides what the owners get and writes it down. Without an error at least one of them is not refused.
-func (h *Handout) bind(
-	ctx context.Context, owners []slot.Owner, r slot.Resource, slots []string, said hearsay, inventory cluster.Inventory,
-) ([]told, error) {
+func (h *Handout) bind(owners []slot.Owner, r slot.Resource, slots []string, said hearsay, inventory cluster.Inventory) ([]told, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	next, released := h.reconciled(said)
@@ -172,9 +175,6 @@ func (h *Handout) bind(
 	}
 	if !bound {
 		return nil, containers[0].refusal
-	}
-	if err := h.removeSpecs(released); err != nil {
-		klog.FromContext(ctx).Error(err, "Making room for a container")
 	}
 	if err := h.adopt(next); err != nil {
 		return nil, err
@@ -268,7 +268,7 @@ func (h *Handout) write(ctx context.Context, containers []told) error {
 	written := false
 	for _, c := range containers {
 		if c.refusal != nil {
-			if err := h.removeSpec(c.owner.Name); err != nil {
+			if err := h.removeSpec(h.file(c.owner.Name)); err != nil {
 				return errors.Join(c.refusal, err)
 			}
 			continue

@@ -73,24 +73,6 @@ func specification(record string, hardware *specs.ContainerEdits, around slot.Su
 	return json.MarshalIndent(spec, "", " ")
 }
 
-// removeSpec removes the record's specification, if it has one.
-func (h *Handout) removeSpec(record string) error {
-	if err := h.disk.Remove(h.file(record)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing a CDI specification: %w", err)
-	}
-	return nil
-}
-
-// removeSpecs removes the specifications of records that are released. One that stays is no reason to keep the GPUs: no container
-// comes by its name any more, and sweep tries again.
-func (h *Handout) removeSpecs(released []slot.Record) error {
-	var errs []error
-	for _, r := range released {
-		errs = append(errs, h.removeSpec(r.Name))
-	}
-	return errors.Join(errs...)
-}
-
 // specFiles is the names of our files in the folder of the specifications, finished or not.
 func (h *Handout) specFiles() ([]string, error) {
 	names, err := h.disk.List(h.options.CDIDir)
@@ -100,7 +82,16 @@ func (h *Handout) specFiles() ([]string, error) {
 	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, filePrefix) }), nil
 }
 
-// sweep removes our files that belong to no record. h.mu must be held, so that nobody is writing one.
+// removeSpec removes a file, if it is there.
+func (h *Handout) removeSpec(path string) error {
+	if err := h.disk.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing a CDI specification: %w", err)
+	}
+	return nil
+}
+
+// sweep removes our files that belong to no record: of what was released, and what a death has left half-written. h.mu must be held, so
+// that nobody is writing one.
 func (h *Handout) sweep() error {
 	names, err := h.specFiles()
 	if err != nil {
@@ -112,9 +103,7 @@ func (h *Handout) sweep() error {
 		if _, ok := h.book.Find(record); finished && ok {
 			continue
 		}
-		if err := h.disk.Remove(filepath.Join(h.options.CDIDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("removing a stale CDI specification: %w", err))
-		}
+		errs = append(errs, h.removeSpec(filepath.Join(h.options.CDIDir, name)))
 	}
 	return errors.Join(errs...)
 }

@@ -40,8 +40,12 @@ type world struct {
 
 	mu      sync.Mutex
 	devices []gpu.Device
+	// found are devices that are found later.
+	found []gpu.Device
 	// broken makes Edits fail for a GPU.
 	broken map[gpu.ID]error
+	// preparing is called by Edits.
+	preparing func()
 }
 
 // inWorld runs f in a bubble of synctest with a node of four GPUs and one in MIG mode.
@@ -86,6 +90,9 @@ func (w *world) options() Options {
 
 // edits is a device node for each GPU, as far as a test needs to tell.
 func (w *world) edits(grants []gpu.Grant) (*specs.ContainerEdits, error) {
+	if w.preparing != nil {
+		w.preparing()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := &specs.ContainerEdits{Env: []string{"NVIDIA_VISIBLE_DEVICES=all"}}
@@ -300,6 +307,9 @@ func (w *world) clean() error {
 
 // kubelet is what the real one's device manager does, as far as slots go.
 type kubelet struct {
+	// admission is of one pod at a time.
+	admission sync.Mutex
+
 	mu     sync.Mutex
 	claims []slot.Claim
 	// uids are the pods that are active, with their names.
@@ -323,6 +333,8 @@ var _ handler = (*Handout)(nil)
 
 // admit allocates for every container of the pod, in order, what its grants are worth.
 func (k *kubelet) admit(h handler, p slot.Pod, a gpu.Assignment) error {
+	k.admission.Lock()
+	defer k.admission.Unlock()
 	k.mu.Lock()
 	k.uids[p.UID] = p.Name
 	k.claims = slices.DeleteFunc(k.claims, func(c slot.Claim) bool { return k.uids[c.UID] == "" })
