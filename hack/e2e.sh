@@ -23,7 +23,7 @@ skip() {
 [[ $(uname -s) == Linux ]] || skip "a kubelet needs Linux, this is $(uname -s)"
 ((EUID == 0)) || skip "containers need root, this is user ${EUID}"
 
-# Package, and the file or command whose absence says that it is missing.
+# Package to install, and the command or file whose absence says that it is missing.
 missing=()
 while read -r package command; do
   command -v "${command}" >/dev/null || missing+=("${package}")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // cgroupRoots are the folders of all cgroup hierarchies: several with cgroup v1, one with v2.
@@ -42,6 +43,31 @@ func makeCgroups(name string) error {
 		// Where controllers share a hierarchy, each has a link to it.
 		if err := os.MkdirAll(root+name, 0o755); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// sweepCgroups removes what a run has left that was killed itself: the cgroups named prefix and a process that is no more.
+func sweepCgroups(prefix string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		left, err := filepath.Glob(root + prefix + "*")
+		if err != nil {
+			return err
+		}
+		for _, dir := range left {
+			name := strings.TrimPrefix(dir, root)
+			pid, err := strconv.Atoi(strings.TrimPrefix(name, prefix))
+			if err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+				continue
+			}
+			if err := removeCgroups(name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

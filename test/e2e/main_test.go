@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,9 +73,10 @@ func runNamespaced() (code int, err error) {
 			return 0, fmt.Errorf("mount point: %w", err)
 		}
 	}
-	cgroup := fmt.Sprintf("/weft-e2e-%d", os.Getpid())
+	const prefix = "/weft-e2e-"
+	cgroup := prefix + strconv.Itoa(os.Getpid())
 	defer func() { err = errors.Join(err, removeCgroups(cgroup)) }()
-	if err := makeCgroups(cgroup); err != nil {
+	if err := errors.Join(sweepCgroups(prefix), makeCgroups(cgroup)); err != nil {
 		return 0, err
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
