@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
@@ -38,13 +40,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "WEFT_REQUIRE_E2E=1 wants these tests to run, but they cannot:", cannot)
 		os.Exit(1)
 	}
-	for _, arg := range os.Args {
-		if arg == "-test.v=true" {
-			os.Exit(m.Run())
-		}
-	}
 	// The kubelet has much to say of tests in which it is stopped all the time.
-	klog.LogToStderr(false)
+	if !slices.Contains(os.Args, "-test.v=true") {
+		klog.SetLogger(logr.Discard())
+	}
 	os.Exit(m.Run())
 }
 

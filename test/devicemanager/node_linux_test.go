@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -63,6 +64,8 @@ type pod struct {
 	*v1.Pod
 	// up are the containers that run.
 	up map[string]bool
+	// next is how many of the containers have been started.
+	next int
 }
 
 // agent is one run of Weft's half.
@@ -190,6 +193,11 @@ func (n *node) settle() {
 		n.awaitCounts(r, len(slots), usable)
 	}
 	n.await("the agent to be registered", func() bool { return n.agent.manager.Ready() == nil })
+	// A kubelet writes it after it has counted the devices that it was first told of.
+	n.await("the kubelet's checkpoint", func() bool {
+		_, err := os.Stat(checkpointFile)
+		return err == nil
+	})
 }
 
 func (n *node) awaitCounts(r slot.Resource, capacity, allocatable int) {
@@ -237,13 +245,13 @@ type spec struct {
 	init, main []v1.Container
 }
 
-// create brings a pod to the node. With an error it is not admitted, and gone.
-func (n *node) create(s spec) (*pod, error) {
+// newPod is a pod that is not on the node yet.
+func (n *node) newPod(s spec) *pod {
 	n.uids++
 	if s.name == "" {
 		s.name = fmt.Sprintf("pod-%d", n.uids)
 	}
-	p := &pod{
+	return &pod{
 		Pod: &v1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: "team", Name: s.name, UID: types.UID(fmt.Sprintf("uid-%d", n.uids)),
@@ -253,14 +261,24 @@ func (n *node) create(s spec) (*pod, error) {
 		},
 		up: map[string]bool{},
 	}
+}
+
+// admit brings the pod to the node. With an error it is gone again.
+func (n *node) admit(p *pod) error {
 	n.mu.Lock()
 	n.pods[string(p.UID)] = p
 	n.mu.Unlock()
-	if err := n.kubelet.admit(p.Pod); err != nil {
+	err := n.kubelet.admit(p.Pod)
+	if err != nil {
 		n.delete(p)
-		return nil, err
 	}
-	return p, nil
+	return err
+}
+
+// create makes a pod and brings it to the node.
+func (n *node) create(s spec) (*pod, error) {
+	p := n.newPod(s)
+	return p, n.admit(p)
 }
 
 // must is create for a pod that is to be admitted.
