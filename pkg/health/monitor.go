@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -20,12 +21,15 @@ type Limits struct {
 const (
 	defaultQuarantine      = 30 * time.Second
 	defaultBlindQuarantine = 10 * time.Minute
-	// maxDoublings bounds the quarantine of a GPU that fails again and again to 32 times the first.
-	maxDoublings = 5
+	maxLimit               = 24 * time.Hour
+	// longest bounds the quarantine of a GPU that fails again and again, unless the limits want more for the first failure.
+	longest = time.Hour
 	// steady is how long a GPU must have been healthy for its next failure to count as the first.
 	steady = time.Hour
 	// answers is how many polls in a row a GPU that did not answer must answer.
 	answers = 2
+	// maxXids is how many different Xids of one failure are told.
+	maxXids = 3
 )
 
 // Validate reports what is wrong with the limits.
@@ -35,8 +39,8 @@ func (l Limits) Validate() error {
 		name string
 		d    time.Duration
 	}{{"quarantine", l.Quarantine}, {"quarantine without the driver's word", l.BlindQuarantine}} {
-		if q.d < 0 || q.d > 24*time.Hour {
-			errs = append(errs, fmt.Errorf("%s %v: want 0 (the default) to 24h", q.name, q.d))
+		if q.d < 0 || q.d > maxLimit {
+			errs = append(errs, fmt.Errorf("%s %v: want 0 (the default) to %v", q.name, q.d, maxLimit))
 		}
 	}
 	return errors.Join(errs...)
@@ -44,11 +48,11 @@ func (l Limits) Validate() error {
 
 // Condition is what a poll found.
 type Condition struct {
-	// Lost: the GPU does not answer, for the reason in Err.
+	// Lost: the GPU does not answer, or with an error; Err says which.
 	Lost bool
 	Err  string
-	// Recovery is what the driver wants done before the GPU is used again: [RecoveryNone], [RecoveryUnknown], or anything else
-	// for people. Empty is unknown.
+	// Recovery is what the driver wants done before the GPU is used again: [RecoveryNone], [RecoveryUnknown], or a word such as
+	// gpu-reset. Empty is unknown.
 	Recovery string
 }
 
@@ -58,35 +62,63 @@ const (
 	RecoveryUnknown = "unknown"
 )
 
+// known reports whether the driver says what it wants.
+func (c Condition) known() bool { return c.Recovery != "" && c.Recovery != RecoveryUnknown }
+
+// advice is what people have to do about a recovery action, besides waiting for those who use the GPU.
+var advice = map[string]string{
+	"gpu-reset":       "reset the GPU once nothing uses it",
+	"node-reboot":     "reboot the node",
+	"drain":           "end the programs that reach other GPUs over it",
+	"drain-and-reset": "let its programs end, then reset the GPU",
+	"bus-reset":       "reset the GPU's PCIe bus once nothing uses it",
+}
+
 // Monitor watches one GPU:
 //
 //	          critical Xid / lost / recovery action wanted
-//	healthy ────────────────────────────────────────────────▶ failed ◀─┐ another of them: since then
-//	   ▲                                                        │  └────┘
+//	healthy ────────────────────────────────────────────────▶ failed ◀─┐ another of them: the
+//	   ▲                                                        │  └────┘ waiting begins anew
 //	   └────────────────────────────────────────────────────────┘
-//	     answers again (twice), no action wanted, and no Xid for the quarantine
+//	     a poll, when the GPU has answered the last two after it did not answer one,
+//	     no action is wanted, and all has been quiet for the quarantine
+//
+// The quarantine is counted over polls that found nothing wrong, without a critical Xid between them: over those where the driver said
+// that it wants nothing, Limits.Quarantine of them is enough; counting those where it did not say, it takes Limits.BlindQuarantine.
+//
+//	the n-th failure in a row      quarantine
+//	with a critical Xid            2^(n-1) times that of the limits
+//	without                        none for the first, then 2^(n-2) times Limits.Quarantine
+//
+// but never more than an hour, or what the limits say if that is more. Failures are in a row when the GPU was healthy for less than an
+// hour between them.
 //
 // Times must not go back; one that does counts as the last seen. Not safe for concurrent use. Made by [NewMonitor].
 type Monitor struct {
 	limits Limits
 	now    time.Time
 
-	// reason is empty when healthy.
-	reason string
+	failed bool
 	// since is when it last became healthy or failed.
 	since time.Time
-	// xid is the last critical error, with its time; zero time when there was none since it was healthy.
-	xid   uint64
-	xidAt time.Time
-	// quietSince is since when polls found nothing wanted; zero while something is.
-	quietSince time.Time
-	// blind: the last poll did not know what the driver wants.
-	blind bool
-	// unanswered: polls to be answered in a row before a GPU that was lost is believed to be back.
+	// failures in a row, this one included.
+	failures int
+
+	// last is what the last poll found.
+	last Condition
+
+	// What follows is of this failure, and zero while healthy.
+
+	// xids are the different critical errors, the first ones.
+	xids []uint64
+	// lost is what the last poll found that was not answered, action the last recovery action that was wanted.
+	lost   Condition
+	action string
+	// unanswered is how many polls in a row are still to be answered.
 	unanswered int
-	// doublings of the quarantine.
-	doublings int
-	recovered time.Time
+	// noneSince is since when polls found that the driver wants nothing, quietSince since when they found nothing wrong; zero when the
+	// last poll did not, or an Xid came after it.
+	noneSince, quietSince time.Time
 }
 
 // NewMonitor watches a GPU that is healthy as far as is known.
@@ -103,62 +135,68 @@ func NewMonitor(l Limits) *Monitor {
 // Status is what a Monitor says.
 type Status struct {
 	Healthy bool
-	// Reason is for people, empty when healthy: what happened, and what is waited for.
+	// Reason is for people, empty when healthy: what happened, and what it takes for the GPU to be healthy again. It changes only when
+	// one of these does.
 	Reason string
-	// Since is since when it has been so, zero when from the start.
+	// Since is since when it has been healthy, or not; zero when from the start.
 	Since time.Time
 }
 
 // Status is how it stands since the last Xid or Poll.
 func (m *Monitor) Status() Status {
-	return Status{Healthy: m.reason == "", Reason: m.reason, Since: m.since}
+	s := Status{Healthy: !m.failed, Since: m.since}
+	if m.failed {
+		s.Reason = m.reason()
+	}
+	return s
 }
 
 // Xid tells of an error event. What is no fault of the GPU's is ignored; everything else makes it unhealthy at once.
 func (m *Monitor) Xid(xid uint64, now time.Time) {
-	if applicationXids[xid] || slices.Contains(m.limits.Ignored, xid) {
+	if harmless[xid] || slices.Contains(m.limits.Ignored, xid) {
 		return
 	}
 	m.clock(now)
-	m.xid, m.xidAt, m.quietSince = xid, m.now, time.Time{}
-	m.fail(m.xidReason())
+	m.fail()
+	m.noneSince, m.quietSince = time.Time{}, time.Time{}
+	if len(m.xids) < maxXids && !slices.Contains(m.xids, xid) {
+		m.xids = append(m.xids, xid)
+	}
 }
 
 // Poll tells what a look at the GPU found.
 func (m *Monitor) Poll(c Condition, now time.Time) {
 	m.clock(now)
-	m.blind = c.Recovery == RecoveryUnknown || c.Recovery == ""
-	switch {
-	case c.Lost:
-		m.unanswered, m.quietSince = answers, time.Time{}
-		reason := "the GPU does not answer"
-		if c.Err != "" {
-			reason += ": " + c.Err
-		}
-		m.fail(reason)
+	m.last = c
+	wanted := c.known() && c.Recovery != RecoveryNone
+	if c.Lost || wanted {
+		m.fail()
+		m.noneSince, m.quietSince = time.Time{}, time.Time{}
+	}
+	if wanted {
+		m.action = c.Recovery
+	}
+	if c.Lost {
+		m.lost, m.unanswered = c, answers
 		return
-	case !m.blind && c.Recovery != RecoveryNone:
-		m.unanswered, m.quietSince = 0, time.Time{}
-		reason := "the driver wants a recovery action: " + c.Recovery
-		if !m.xidAt.IsZero() {
-			reason = Describe(m.xid) + "; " + reason
-		}
-		m.fail(reason)
+	}
+	m.unanswered = max(0, m.unanswered-1)
+	if wanted || !m.failed {
 		return
 	}
 	if m.quietSince.IsZero() {
 		m.quietSince = m.now
 	}
-	m.unanswered = max(0, m.unanswered-1)
-	if m.reason == "" || m.unanswered > 0 {
-		return
+	switch {
+	case !c.known():
+		m.noneSince = time.Time{}
+	case m.noneSince.IsZero():
+		m.noneSince = m.now
 	}
-	if !m.xidAt.IsZero() && m.now.Sub(m.quietSince) < m.quarantine() {
-		m.reason = m.xidReason()
-		return
+	long := m.now.Sub(m.quietSince) >= m.quarantine(false) || !m.noneSince.IsZero() && m.now.Sub(m.noneSince) >= m.quarantine(true)
+	if m.unanswered == 0 && long {
+		*m = Monitor{limits: m.limits, now: m.now, since: m.now, failures: m.failures, last: c}
 	}
-	m.reason, m.since, m.recovered = "", m.now, m.now
-	m.xid, m.xidAt = 0, time.Time{}
 }
 
 func (m *Monitor) clock(now time.Time) {
@@ -167,26 +205,69 @@ func (m *Monitor) clock(now time.Time) {
 	}
 }
 
-func (m *Monitor) fail(reason string) {
-	if m.reason == "" {
-		m.since = m.now
-		if m.recovered.IsZero() || m.now.Sub(m.recovered) >= steady {
-			m.doublings = 0
-		} else {
-			m.doublings = min(m.doublings+1, maxDoublings)
+func (m *Monitor) fail() {
+	if m.failed {
+		return
+	}
+	if m.now.Sub(m.since) >= steady {
+		m.failures = 0
+	}
+	m.failed, m.since = true, m.now
+	m.failures++
+}
+
+// quarantine is how long all must have been quiet, with or without the driver saying that it wants nothing.
+func (m *Monitor) quarantine(driverSays bool) time.Duration {
+	base, doublings := m.limits.Quarantine, m.failures-1
+	if len(m.xids) == 0 {
+		doublings--
+	} else if !driverSays {
+		base = m.limits.BlindQuarantine
+	}
+	if doublings < 0 {
+		return 0
+	}
+	limit := max(base, longest)
+	for range doublings {
+		if base >= limit/2 {
+			return limit
 		}
+		base *= 2
 	}
-	m.reason = reason
+	return base
 }
 
-func (m *Monitor) quarantine() time.Duration {
-	q := m.limits.Quarantine
-	if m.blind {
-		q = m.limits.BlindQuarantine
+// reason is what happened, and what it takes.
+func (m *Monitor) reason() string {
+	var parts []string
+	for _, xid := range m.xids {
+		parts = append(parts, Describe(xid))
 	}
-	return q << m.doublings
-}
-
-func (m *Monitor) xidReason() string {
-	return fmt.Sprintf("%s at %s; in quarantine for %v after the last error", Describe(m.xid), m.xidAt.UTC().Format(time.RFC3339), m.quarantine())
+	lost, wanted := m.unanswered > 0, m.last.known() && m.last.Recovery != RecoveryNone
+	if m.lost.Lost {
+		text := "the GPU did not answer"
+		if lost {
+			text = "the GPU does not answer"
+		}
+		if m.lost.Err != "" {
+			text += ": " + m.lost.Err
+		}
+		parts = append(parts, text)
+	}
+	switch {
+	case wanted && advice[m.action] != "":
+		parts = append(parts, fmt.Sprintf("the driver wants %s: %s", m.action, advice[m.action]))
+	case wanted:
+		parts = append(parts, "the driver wants "+m.action)
+	case m.action != "":
+		parts = append(parts, "the driver wanted "+m.action)
+	}
+	if wait := m.quarantine(m.last.known()); wait > 0 && !lost && !wanted {
+		until := "the driver has wanted nothing"
+		if !m.last.known() {
+			until = "nothing has happened"
+		}
+		parts = append(parts, fmt.Sprintf("in quarantine until %s for %v", until, wait))
+	}
+	return strings.Join(parts, "; ")
 }

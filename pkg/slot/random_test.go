@@ -20,7 +20,7 @@ import (
 // restarts and loses its checkpoint, the API server's news are late, the agent restarts and loses its book, GPUs fail, vanish and return.
 // After every step it checks what must hold always, and at the end that nothing is left over.
 func TestRandomLivesOfANode(t *testing.T) {
-	const seeds = 40
+	const seeds = 24
 	total := map[string]int{}
 	for seed := range uint64(seeds) {
 		w := newWorld(t, seed)
