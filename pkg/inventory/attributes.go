@@ -101,16 +101,16 @@ func (a *attributes) peers() []gpu.Peer {
 	}
 	var out []gpu.Peer
 	for part := range strings.SplitSeq(text, ",") {
+		index, links, _ := strings.Cut(part, ":")
+		// What is no number becomes 0, and then does not print back the same.
 		var p gpu.Peer
-		index, links, ok := strings.Cut(part, ":")
-		var err1, err2 error
-		p.Index, err1 = strconv.Atoi(index)
-		p.Links, err2 = strconv.Atoi(links)
-		if !ok || err1 != nil || err2 != nil {
-			a.fail(attrPeerLinks, fmt.Sprintf("is %q: want index:links of each GPU, such as 1:4,3:2", text))
-			return nil
-		}
+		p.Index, _ = strconv.Atoi(index)
+		p.Links, _ = strconv.Atoi(links)
 		out = append(out, p)
+	}
+	if peersText(out) != text {
+		a.fail(attrPeerLinks, fmt.Sprintf("is %q: want index:links of each GPU, such as 1:4,3:2", text))
+		return nil
 	}
 	return out
 }

@@ -472,6 +472,7 @@ func TestWhatIsMalformedIsNamedAndLeftOut(t *testing.T) {
 		"a driver that is no release":   {broken(set("driverVersion", version("570.86.15-rc1"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": driver version "570.86.15-rc1": want a version such as 570.86.15`}},
 		"links to switches as a string": {broken(set("nvlinkSwitchLinks", str("18"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkSwitchLinks is not an int`}},
 		"peers without links":           {broken(set("nvlinkPeers", str("1:4,2"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkPeers is "1:4,2": want index:links of each GPU, such as 1:4,3:2`}},
+		"peers in another form":         {broken(set("nvlinkPeers", str("1:+4"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkPeers is "1:+4": want index:links of each GPU, such as 1:4,3:2`}},
 		"peers that are names":          {broken(set("nvlinkPeers", str("a:1"))), 1, []string{`device "gpu-0" is ignored: attribute nvlinkPeers is "a:1": want index:links of each GPU, such as 1:4,3:2`}},
 		"a peer that is itself":         {broken(set("nvlinkPeers", str("0:4"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": NVLink to GPU 0, which is itself`}},
 		"a clique that no label has":    {broken(set("cliqueID", str("-"))), 1, []string{`device "gpu-0" is ignored: device "GPU-0": clique "-": want at most 63 of A-Z a-z 0-9 . _ -, such as <cluster UUID>.<number>`}},
@@ -531,6 +532,37 @@ func TestWhatIsMalformedIsNamedAndLeftOut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever stands in the attributes that are text in a form of its own: what is accepted is valid, and is published as it was.
+func FuzzHardware(f *testing.F) {
+	for _, s := range []string{"", "1:4,3:2", "1:4,", ":", "0:1", "1:-1", "9999999999999999999:1", "9.0.0", "615.71.9", "1.0.0.0", "0.0.0"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, peers, driver string) {
+		d := gpuDevice(0, func(d *resourceapi.Device) {
+			d.Attributes["nvlinkPeers"] = str(peers)
+			for _, name := range []resourceapi.QualifiedName{"driverVersion", "cudaVersion", "computeCapability"} {
+				d.Attributes[name] = version(driver)
+			}
+		})
+		first := FromSlices([]*resourceapi.ResourceSlice{slice("a", "n", 1, 1, d)})
+		if len(first.Devices)+len(first.Problems) != 1 {
+			t.Fatalf("%v %q", first.Devices, first.Problems)
+		}
+		for _, d := range first.Devices {
+			var got []gpu.Peer
+			if d.Hardware != nil {
+				got = d.Hardware.Links.Peers
+			}
+			if peersText(got) != peers {
+				t.Errorf("peers %q are read as %v", peers, got)
+			}
+		}
+		if again := FromSlices(Slices("n", first.Devices, 1)); len(first.Devices) > 0 && !again.Equal(first) && semantic.MatchString(driver) && len(peers) <= 64 {
+			t.Errorf("-first +again\n%s", cmp.Diff(first.Devices, again.Devices))
+		}
+	})
 }
 
 func TestNamesMayBeWrittenWithTheDriversDomain(t *testing.T) {
