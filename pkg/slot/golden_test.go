@@ -15,7 +15,7 @@ import (
 	"weft.sh/weft/pkg/gpu"
 )
 
-// TestGolden runs the scenarios of testdata. Regenerate with -rewrite and read the difference.
+// TestGolden runs the scenarios of testdata/scenarios. Regenerate with -rewrite and read the difference.
 //
 //	node GPU[=sick|mig]...                           what the node has now; a GPU in MIG mode offers what an A30 does
 //	pod NAME uid=UID gpus=ASSIGNMENT|none            the API server has the pod (ASSIGNMENT in quotes, with ' for =)
@@ -31,7 +31,7 @@ import (
 // SLOTS are a resource and numbers: share:0-24. Every command takes at=DURATION, after the start of the scenario. What changes in the
 // book is printed.
 func TestGolden(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scenarios", func(t *testing.T, path string) {
 		s := scenario{now: start, pods: map[string]Pod{}, kubelet: Kubelet{Checkpoint: []Claim{}}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			text := func(key string) (v string) { d.MaybeScanArgs(t, key, &v); return v }

@@ -93,8 +93,13 @@ func TestOffers(t *testing.T) {
 		"of what is partitioned on demand each profile counts as if it were alone, one with media extensions once": {
 			devices: []gpu.Device{partitioned(0, onDemand(t, "H100-80GB")...)},
 			want: []Offer{
-				{profile("1g.10gb"), 7}, {profile("1g.10gb+me"), 1}, {profile("1g.20gb"), 4}, {profile("2g.20gb"), 3},
-				{profile("3g.40gb"), 2}, {profile("4g.40gb"), 1}, {profile("7g.80gb"), 1},
+				{profile("1g.10gb"), 7},
+				{profile("1g.10gb+me"), 1},
+				{profile("1g.20gb"), 4},
+				{profile("2g.20gb"), 3},
+				{profile("3g.40gb"), 2},
+				{profile("4g.40gb"), 1},
+				{profile("7g.80gb"), 1},
 			},
 		},
 		"two GPUs have one instance with media extensions each": {
