@@ -1,0 +1,101 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/gpu"
+)
+
+// Reasons of the events on the Node.
+const (
+	eventUnavailable = "NVMLUnavailable"
+	eventAvailable   = "NVMLAvailable"
+	eventUnhealthy   = "GPUUnhealthy"
+	eventHealthy     = "GPUHealthy"
+	eventProblem     = "GPUProblem"
+)
+
+// announcer tells people, by the log and by events on the Node, what became better or worse.
+type announcer struct {
+	recorder record.EventRecorder
+	node     *v1.ObjectReference
+	board    *board
+}
+
+// run announces changes until ctx ends. Of a state that is replaced before anybody looked nothing is said.
+func (a *announcer) run(ctx context.Context) {
+	last := &State{}
+	for {
+		state, changed := a.board.look()
+		if state != nil {
+			for _, n := range news(last, state) {
+				a.tell(ctx, n)
+			}
+			last = state
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *announcer) tell(ctx context.Context, n notice) {
+	log := klog.FromContext(ctx)
+	kind := v1.EventTypeNormal
+	if n.bad {
+		kind = v1.EventTypeWarning
+		log.Error(nil, n.text, "reason", n.reason)
+	} else {
+		log.Info(n.text, "reason", n.reason)
+	}
+	a.recorder.Event(a.node, kind, n.reason, n.text)
+}
+
+// notice is one thing to tell.
+type notice struct {
+	bad          bool
+	reason, text string
+}
+
+// news is what the new state says and the old one did not. Before the first one everything was well.
+func news(old, now *State) (out []notice) {
+	switch {
+	case now.Unavailable != nil && (old.Unavailable == nil || old.Unavailable.Error() != now.Unavailable.Error()):
+		out = append(out, notice{true, eventUnavailable, fmt.Sprintf("%v; trying again until it is there", now.Unavailable)})
+	case now.Unavailable == nil && old.Unavailable != nil:
+		out = append(out, notice{false, eventAvailable, fmt.Sprintf("NVML is there: driver %s, %s", now.Host.DriverVersion, plural(len(now.Devices), "GPU"))})
+	}
+	for _, d := range now.Devices {
+		was, known := deviceOf(old.Devices, d.ID)
+		name := fmt.Sprintf("GPU %d (%s)", d.Index, d.ID)
+		switch {
+		case now.Unavailable != nil: // said once, not for every GPU
+		case d.Unhealthy && (!was.Unhealthy || was.UnhealthyReason != d.UnhealthyReason):
+			out = append(out, notice{true, eventUnhealthy, fmt.Sprintf("%s is unhealthy: %s", name, d.UnhealthyReason)})
+		case known && was.Unhealthy && !d.Unhealthy && old.Unavailable == nil:
+			out = append(out, notice{false, eventHealthy, fmt.Sprintf("%s is healthy again", name)})
+		}
+	}
+	for _, p := range now.Problems {
+		if !slices.Contains(old.Problems, p) {
+			out = append(out, notice{true, eventProblem, p})
+		}
+	}
+	return out
+}
+
+func deviceOf(devices []gpu.Device, id gpu.ID) (gpu.Device, bool) {
+	at := slices.IndexFunc(devices, func(d gpu.Device) bool { return d.ID == id })
+	if at < 0 {
+		return gpu.Device{}, false
+	}
+	return devices[at], true
+}

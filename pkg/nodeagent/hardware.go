@@ -1,0 +1,299 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/health"
+	"weft.sh/weft/pkg/nvml"
+)
+
+const (
+	// lookEvery is how often each GPU is looked at. One that does not answer until the next look counts as lost.
+	lookEvery = 5 * time.Second
+	// discoverEvery is how often everything is read anew: an admin may have changed the MIG geometry, a lost GPU may be back.
+	discoverEvery = time.Minute
+	// discoverPause is the least time between two of these: NVML is started anew while a GPU is lost, which takes seconds.
+	discoverPause = 10 * time.Second
+	// patience is how long everything may take to be read before NVML counts as unavailable.
+	patience = time.Minute
+	// openFirst and openCap are the first and the longest pause before NVML is opened again.
+	openFirst, openCap = time.Second, time.Minute
+	// dead is how long the loop may be silent; it never waits for NVML.
+	dead = 10 * lookEvery
+)
+
+// errHangs is why NVML is unavailable when it does not answer.
+var errHangs = errors.New("NVML does not answer; see the kernel's log, and whether the node has to be rebooted")
+
+// hardware watches the node's GPUs and posts what it sees on the board. One goroutine, that of run, has all of its state; calls to NVML
+// are made by others, for NVML may hang.
+type hardware struct {
+	open   func() (library, error)
+	memory memory
+	policy policy
+	health health.Limits
+	board  *board
+	driver *driver
+	// again asks for everything to be read anew soon.
+	again chan struct{}
+
+	cards []card
+	// monitors judge the GPUs that NVML has told of.
+	monitors map[gpu.ID]*health.Monitor
+
+	mu   sync.Mutex
+	seen time.Time
+}
+
+func newHardware(c Config, b *board) *hardware {
+	h := &hardware{
+		open: func() (library, error) {
+			lib, err := c.Open(c.Driver.library())
+			if err != nil {
+				return nil, err // and no nil *Library that is no nil library
+			}
+			return lib, nil
+		},
+		memory: memory{filepath.Join(c.Paths.State, "gpus.json"), bootID()},
+		policy: c.policy(), health: c.Health.Limits, board: b, again: make(chan struct{}, 1), seen: time.Now(),
+		monitors: map[gpu.ID]*health.Monitor{},
+	}
+	h.driver = &driver{options: c.Driver.edits(), board: b, stale: func() { poke(h.again) }}
+	return h
+}
+
+// policy is what the admin has decided, and what this node can do.
+func (c Config) policy() policy {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return policy{mode: c.Mode, shared: c.SharedGPUs, cgroup2: err == nil, mps: mpsReady(c.MPSRoot)}
+}
+
+// alive is nil while the loop goes round.
+func (h *hardware) alive() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if silent := time.Since(h.seen); silent > dead {
+		return fmt.Errorf("the GPUs were looked at %s ago", silent.Round(time.Second))
+	}
+	return nil
+}
+
+func (h *hardware) beat() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = time.Now()
+}
+
+// run watches until ctx ends.
+func (h *hardware) run(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	var err error
+	if h.cards, err = h.memory.load(); err != nil {
+		log.Error(err, "The GPUs that the node had before are not known; one that is missing is not noticed")
+	}
+	fresh := wait.Backoff{Duration: openFirst, Factor: 2, Jitter: 0.1, Steps: 100, Cap: openCap}
+	backoff := fresh
+	for ctx.Err() == nil {
+		lib, err := h.open()
+		if err == nil {
+			s := &session{hardware: h, lib: lib, looking: map[gpu.ID]bool{}, looks: make(chan look), found: make(chan discovery)}
+			var worked bool
+			worked, err = s.run(ctx)
+			if worked {
+				backoff = fresh
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		h.post(nvml.Host{}, err, nil)
+		for end := time.Now().Add(backoff.Step()); ctx.Err() == nil && time.Now().Before(end); {
+			h.beat()
+			pause(ctx, min(lookEvery, time.Until(end)))
+		}
+	}
+}
+
+// post shows what is known now, if it is not what was shown last.
+func (h *hardware) post(host nvml.Host, unavailable error, sick map[gpu.ID]string) {
+	next := derive(h.cards, host, unavailable, sick, h.policy)
+	last, _ := h.board.look()
+	if last == nil || !reflect.DeepEqual(last, next) {
+		h.board.post(next)
+	}
+}
+
+// session is the time from one opening of NVML until it is found unavailable.
+type session struct {
+	*hardware
+	lib  library
+	host nvml.Host
+	// calls are those to NVML that have not returned.
+	calls sync.WaitGroup
+	// looking are those GPUs that have not answered the last look yet.
+	looking map[gpu.ID]bool
+	looks   chan look
+	// discovering is since when everything is being read, zero while it is not; discovered when that ended last, and discoveries
+	// how often it began.
+	discovering, discovered time.Time
+	discoveries             int
+	found                   chan discovery
+	// wanted says that everything is to be read anew as soon as that may be.
+	wanted bool
+}
+
+// look is the answer to one look at one GPU.
+type look struct {
+	id        gpu.ID
+	condition nvml.Condition
+	// discoveries is how many there were when the look began. While everything is read NVML may be started anew, and then no GPU
+	// answers.
+	discoveries int
+}
+
+// discovery is the answer to reading everything.
+type discovery struct {
+	host nvml.Host
+	err  error
+}
+
+// run watches until ctx ends or NVML is unavailable, which it returns. worked says that it was available before.
+func (s *session) run(ctx context.Context) (worked bool, _ error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		s.driver.use(nil)
+		// Somebody may be inside for ever.
+		go func() {
+			s.calls.Wait()
+			_ = s.lib.Close()
+		}()
+	}()
+	events := make(chan nvml.Event)
+	s.calls.Go(func() { s.events(ctx, events) })
+	s.discover(ctx)
+
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		now := time.Now()
+		s.beat()
+		select {
+		case <-ctx.Done():
+			return worked, ctx.Err()
+		case d := <-s.found:
+			s.discovering, s.discovered = time.Time{}, time.Now()
+			if d.err != nil {
+				return worked, d.err
+			}
+			worked = true
+			s.take(ctx, d.host)
+			s.driver.use(s.lib)
+		case l := <-s.looks:
+			delete(s.looking, l.id)
+			if l.discoveries == s.discoveries {
+				s.judge(l.id, l.condition, time.Now())
+			}
+		case e := <-events:
+			s.hear(ctx, e)
+		case <-s.again:
+			s.discover(ctx)
+		case <-ticker.C:
+			switch {
+			case s.discovering.IsZero():
+				if s.wanted || now.Sub(s.discovered) >= discoverEvery {
+					s.discover(ctx)
+				}
+				s.lookAtAll(ctx)
+			case now.Sub(s.discovering) > patience:
+				return worked, errHangs
+			}
+		}
+		if worked {
+			s.post(s.host, nil, s.sick())
+		}
+	}
+}
+
+// discover reads everything anew, unless that is being done or was done just now; then it is done later.
+func (s *session) discover(ctx context.Context) {
+	now := time.Now()
+	if !s.discovering.IsZero() || now.Sub(s.discovered) < discoverPause {
+		s.wanted = true
+		return
+	}
+	s.wanted, s.discovering = false, now
+	s.discoveries++
+	s.calls.Go(func() {
+		host, err := s.lib.Discover()
+		select {
+		case s.found <- discovery{host, err}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// take makes the host what the node has.
+func (s *session) take(ctx context.Context, host nvml.Host) {
+	cards := merge(s.cards, cardsOf(host))
+	if !reflect.DeepEqual(cards, s.cards) {
+		s.cards = cards
+		if err := s.memory.save(cards); err != nil {
+			klog.FromContext(ctx).Error(err, "The node's GPUs were not written down; one that is lost is not missed after a restart")
+		}
+	}
+	for _, g := range host.GPUs {
+		if s.monitors[g.ID] == nil {
+			s.monitors[g.ID] = health.NewMonitor(s.health)
+		}
+	}
+	s.host = host
+}
+
+// lookAtAll looks at every GPU, and judges those that have not answered since the last time. It waits while everything is being read.
+func (s *session) lookAtAll(ctx context.Context) {
+	if !s.discovering.IsZero() {
+		return
+	}
+	began := s.discoveries
+	for id := range s.monitors {
+		if s.looking[id] {
+			s.judge(id, nvml.Condition{Lost: true, Err: fmt.Sprintf("it has not answered for %s", lookEvery)}, time.Now())
+			continue
+		}
+		s.looking[id] = true
+		s.calls.Go(func() {
+			select {
+			case s.looks <- look{id, s.lib.Check(id), began}:
+			case <-ctx.Done():
+			}
+		})
+	}
+}
+
+// events passes on what NVML reports.
+func (s *session) events(ctx context.Context, to chan<- nvml.Event) {
+	for ctx.Err() == nil {
+		err := s.lib.Events(ctx, func(e nvml.Event) {
+			select {
+			case to <- e:
+			case <-ctx.Done():
+			}
+		})
+		if ctx.Err() == nil {
+			klog.FromContext(ctx).V(2).Info("NVML reports no events; the GPUs are only looked at", "every", lookEvery, "err", err)
+			pause(ctx, discoverEvery)
+		}
+	}
+}
