@@ -19,9 +19,8 @@ import (
 	"weft.sh/weft/pkg/playground"
 )
 
-// patience is how long anything may take that usually takes seconds. A container that could not be created is tried again
-// after ten seconds or more.
-const patience = 90 * time.Second
+// patience is how long anything may take that takes seconds on an idle machine.
+const patience = 3 * time.Minute
 
 // report is what the workload writes about its container.
 type report struct {
