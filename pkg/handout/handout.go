@@ -77,8 +77,8 @@ type Handout struct {
 	changed chan struct{}
 }
 
-// Open reads the book. One that cannot be understood is kept aside, under the same name with .broken at the end; what is there under that
-// name is replaced. It is rebuilt later where that matters; see the package comment.
+// Open reads the book. One that cannot be understood is kept aside, under the same name with .broken at the end, in place of an older
+// one. It is rebuilt later where that matters; see the package comment.
 func Open(ctx context.Context, o Options) (*Handout, error) { return open(ctx, o, osDisk{}) }
 
 func open(ctx context.Context, o Options, d disk) (*Handout, error) {
@@ -128,8 +128,8 @@ func (h *Handout) Changed() <-chan struct{} {
 	return h.changed
 }
 
-// Allocate answers the kubelet for one container's slots with the qualified name of a CDI device that does not exist yet; PreStart makes
-// it. It always answers: what could not be written down is logged.
+// Allocate answers the kubelet for one container's slots with the qualified name of a CDI device that does not exist yet; PreStart
+// makes it. What could not be written down is no error; it is logged.
 func (h *Handout) Allocate(ctx context.Context, r slot.Resource, slots []string) (cdiDevice string, err error) {
 	// A name is never used twice: 130 random bits. CDI allows capitals, but people type it.
 	name := strings.ToLower(rand.Text())
@@ -142,7 +142,8 @@ func (h *Handout) Allocate(ctx context.Context, r slot.Resource, slots []string)
 	}
 	if !h.lost { // else the next start would take what it finds for the whole book
 		if err := h.save(text); err != nil {
-			klog.FromContext(ctx).Error(err, "Not written down what was allocated; the kubelet's checkpoint has to do", "device", name, "slots", slots)
+			klog.FromContext(ctx).Error(err, "Not written down what was allocated; the kubelet's checkpoint has to do",
+				"device", name, "slots", slots)
 		}
 	}
 	h.set(next, text)

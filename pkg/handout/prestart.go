@@ -58,7 +58,7 @@ func (h *Handout) PreStart(ctx context.Context, r slot.Resource, slots []string)
 	slots = slices.Sorted(slices.Values(slots))
 	said := h.ask(ctx)
 	for {
-		pods, book := h.options.Pods.Changed(), h.Changed()
+		pods := h.options.Pods.Changed()
 		err := h.start(ctx, r, slots, said)
 		if err == nil || !passing(err) {
 			return err
@@ -66,7 +66,6 @@ func (h *Handout) PreStart(ctx context.Context, r slot.Resource, slots []string)
 		timer := h.options.Clock.NewTimer(asking)
 		select {
 		case <-pods:
-		case <-book:
 		case <-timer.C():
 		case <-waiting.Done():
 			timer.Stop()
@@ -90,6 +89,14 @@ type told struct {
 	spec []byte
 	// refusal is why it cannot start; then the others are not known.
 	refusal error
+}
+
+// String is the container, for people.
+func (t told) String() string {
+	if t.pod.Name == "" {
+		return fmt.Sprintf("container %q of the pod with UID %s", t.owner.Container, t.owner.UID)
+	}
+	return fmt.Sprintf("container %q of pod %s/%s", t.owner.Container, t.pod.Namespace, t.pod.Name)
 }
 
 // start tries once.
@@ -185,37 +192,34 @@ func (h *Handout) bind(owners []slot.Owner, r slot.Resource, slots []string, sai
 
 // decide is what one owner gets, and the book with that. h.mu must be held.
 func (h *Handout) decide(book slot.Book, o slot.Owner, r slot.Resource, slots []string, inventory cluster.Inventory) (slot.Book, told) {
-	refused := func(p slot.Pod, err error) (slot.Book, told) {
-		name := "UID " + o.UID
-		if p.Name != "" {
-			name = p.Namespace + "/" + p.Name
-		}
-		return book, told{owner: o, refusal: fmt.Errorf("container %q of pod %s: %w", o.Container, name, err)}
+	t := told{owner: o}
+	refused := func(err error) (slot.Book, told) {
+		t.refusal = fmt.Errorf("%s: %w", t, err)
+		return book, t
 	}
-	pod, err := h.pod(book, o)
-	if err != nil {
-		return refused(pod, err)
+	var err error
+	if t.pod, err = h.pod(book, o); err != nil {
+		return refused(err)
 	}
 	next := book
 	if _, ok := next.Find(o.Name); !ok { // it could not be written down when it was allocated
 		next = next.With(slot.Record{Name: o.Name, Resource: r, Slots: slots, Allocated: h.now()})
 	}
-	holder, err := next.Decide(h.options.Node, inventory, pod, o.Container, r, len(slots), h.now())
+	holder, err := next.Decide(h.options.Node, inventory, t.pod, o.Container, r, len(slots), h.now())
 	if err != nil {
-		return refused(pod, err)
+		return refused(err)
 	}
-	t := told{owner: o, pod: pod}
-	for _, c := range pod.Assignment.Containers {
+	for _, c := range t.pod.Assignment.Containers {
 		if c.Container == o.Container {
 			t.grants = append(t.grants, c.Grants...)
 		}
 	}
 	if t.around, err = slot.Environment(t.grants, inventory.Devices, h.options.MPSRoot); err != nil {
-		return refused(pod, err)
+		return refused(err)
 	}
 	next = next.Bind(o.Name, holder)
 	if !holds(next, o) {
-		return refused(pod, fmt.Errorf("%w: the agent has given the CDI device %s to another one", slot.ErrNoOwner, device(o.Name)))
+		return refused(fmt.Errorf("%w: the agent has given the CDI device %s to another one", slot.ErrNoOwner, device(o.Name)))
 	}
 	return next, t
 }
@@ -257,7 +261,7 @@ func (h *Handout) equip(c told) ([]byte, error) {
 			return spec, nil
 		}
 	}
-	return nil, fmt.Errorf("container %q of pod %s/%s: its GPUs cannot be put into it: %w", c.owner.Container, c.pod.Namespace, c.pod.Name, err)
+	return nil, fmt.Errorf("%s: its GPUs cannot be put into it: %w", c, err)
 }
 
 // write writes the specifications of the containers, and makes sure that those which are refused have none.
@@ -274,13 +278,14 @@ func (h *Handout) write(ctx context.Context, containers []told) error {
 			continue
 		}
 		if !holds(h.book, c.owner) {
-			return fmt.Errorf("container %q of pod %s/%s: %w", c.owner.Container, c.pod.Namespace, c.pod.Name, errReleased)
+			return fmt.Errorf("%s: %w", c, errReleased)
 		}
 		if err := replace(h.disk, h.file(c.owner.Name), c.spec); err != nil {
-			return fmt.Errorf("container %q of pod %s/%s: writing its CDI specification: %w", c.owner.Container, c.pod.Namespace, c.pod.Name, err)
+			return fmt.Errorf("%s: writing its CDI specification: %w", c, err)
 		}
 		written = true
-		log.V(2).Info("Container has its GPUs", "pod", klog.KRef(c.pod.Namespace, c.pod.Name), "container", c.owner.Container, "env", c.around.Env)
+		log.V(2).Info("Container has its GPUs", "pod", klog.KRef(c.pod.Namespace, c.pod.Name), "container", c.owner.Container,
+			"assignment", c.pod.Assignment.String())
 	}
 	if !written {
 		return containers[0].refusal

@@ -80,10 +80,12 @@ func Environment(grants []gpu.Grant, devices []gpu.Device, mpsRoot string) (Surr
 	case len(served) == 0:
 		return s, nil
 	case len(grants) > 1:
-		return Surroundings{}, fmt.Errorf("%w: GPU %s is shared by MPS, which serves one GPU per container, but it has %s; ask for one GPU, or for whole GPUs",
+		return Surroundings{}, fmt.Errorf(
+			"%w: GPU %s is shared by MPS, which serves one GPU per container, but it has %s; ask for a share of one GPU, or for whole GPUs",
 			ErrIsolation, served[0].GPU, strings.Join(texts, ","))
 	case mpsRoot == "":
-		return Surroundings{}, fmt.Errorf("%w: GPU %s is shared by MPS, but the node agent was not told where MPS runs", ErrIsolation, served[0].GPU)
+		return Surroundings{}, fmt.Errorf("%w: GPU %s is shared by MPS, but the node agent was not told where MPS runs",
+			ErrIsolation, served[0].GPU)
 	}
 	share := served[0]
 	s.Env = append(s.Env,
