@@ -485,6 +485,29 @@ func TestCallsUnderWayAreAnswered(t *testing.T) {
 	<-stopped
 }
 
+func TestCallsThatWaitEndWithTheManager(t *testing.T) {
+	dir := shortDir(t)
+	k := startKubelet(t, dir, nil)
+	entered := make(chan struct{})
+	m, stop := startManager(t, dir, answers{preStart: func(ctx context.Context, _ slot.Resource, _ []string) error {
+		close(entered)
+		<-ctx.Done()
+		return fmt.Errorf("waiting for the pod's assignment: %w", ctx.Err())
+	}}, testTimes)
+	m.Set(offerOf(whole, map[string]bool{"gpu-0": true}))
+	p := k.awaitList("nvidia.com/gpu", map[string]string{"gpu-0": healthy})
+	answered := make(chan error, 1)
+	go func() {
+		_, err := p.client.PreStartContainer(context.Background(), &pluginapi.PreStartContainerRequest{DevicesIds: []string{"gpu-0"}})
+		answered <- err
+	}()
+	<-entered
+	stop()
+	if err := <-answered; status.Code(err) != codes.Canceled || !strings.Contains(err.Error(), "waiting for the pod's assignment") {
+		t.Errorf("a call that waited when the manager ended: %v; want the handler's own error", err)
+	}
+}
+
 func TestBackoffGrowsAndIsBounded(t *testing.T) {
 	b := defaultTimes.backoff()
 	var last time.Duration

@@ -28,8 +28,9 @@ const (
 	preStartMargin = 2 * time.Second
 	// allocateLimit is ours: the kubelet would wait for ever, and admits no other pod meanwhile.
 	allocateLimit = 10 * time.Second
-	// drain is how long calls that are under way may take when a server stops; flush is for the last list to leave then.
-	drain = 5 * time.Second
+	// drain is how long calls that are under way may go on when a server stops; those that wait for something would wait longer,
+	// and are ended. flush is for the last answers and lists to leave.
+	drain = 2 * time.Second
 	flush = time.Second
 
 	socketPrefix = "weft-"
@@ -49,8 +50,10 @@ type server struct {
 	grpc   *grpc.Server
 	// served is closed when the server no longer accepts connections.
 	served chan struct{}
-	// stopping is closed to end the streams.
+	// stopping is closed to end the streams, calling ends to end the calls.
 	stopping chan struct{}
+	calling  context.Context
+	hangUp   context.CancelFunc
 
 	// watched is closed when the kubelet first asks for the devices, lost when it then hangs up.
 	watched, lost chan struct{}
@@ -75,6 +78,7 @@ func newServer(dir string, r slot.Resource, h Handler, f *feed, logger klog.Logg
 		resource: r, handler: h, feed: f, logger: logger, socket: socket,
 		served: make(chan struct{}), stopping: make(chan struct{}), watched: make(chan struct{}), lost: make(chan struct{}),
 	}
+	s.calling, s.hangUp = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(grpc.StatsHandler(callCounter{s}))
 	pluginapi.RegisterDevicePluginServer(s.grpc, s)
 	go func() {
@@ -86,7 +90,7 @@ func newServer(dir string, r slot.Resource, h Handler, f *feed, logger klog.Logg
 	return s, nil
 }
 
-// stop ends the streams and removes the socket, after the calls that are under way or when they take too long. Call it once.
+// stop ends the calls, then the streams, and removes the socket. Call it once.
 func (s *server) stop() {
 	s.mu.Lock()
 	idle := make(chan struct{})
@@ -95,18 +99,29 @@ func (s *server) stop() {
 		s.idle = nil
 	}
 	s.mu.Unlock()
-	late := time.NewTimer(drain)
-	defer late.Stop()
-	select {
-	case <-idle:
-	case <-late.C:
+	if !within(drain, idle) {
+		s.hangUp()
+		within(flush, idle)
 	}
+	s.hangUp()
 	// Not before: a kubelet whose stream ends closes the connection, under the calls as well.
 	close(s.stopping)
 	force := time.AfterFunc(flush, s.grpc.Stop)
 	s.grpc.GracefulStop()
 	force.Stop()
 	<-s.served
+}
+
+// within reports whether done is closed before the time has passed.
+func within(d time.Duration, done <-chan struct{}) bool {
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-done:
+		return true
+	case <-late.C:
+		return false
+	}
 }
 
 // callCounter counts the calls of a server that are under way, but for the streams. Only gRPC knows when an answer has left.
@@ -205,6 +220,7 @@ func closeOnce(c chan struct{}) {
 func (s *server) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
 	ctx, cancel := context.WithTimeout(klog.NewContext(ctx, s.logger), allocateLimit)
 	defer cancel()
+	defer context.AfterFunc(s.calling, cancel)()
 	out := &pluginapi.AllocateResponse{}
 	for _, c := range req.GetContainerRequests() {
 		slots, err := sortedSlots(c.GetDevicesIds())
@@ -213,10 +229,10 @@ func (s *server) Allocate(ctx context.Context, req *pluginapi.AllocateRequest) (
 		}
 		device, err := s.handler.Allocate(ctx, s.resource, slots)
 		if err != nil {
-			s.logger.Error(err, "Refused to allocate", "slots", slots)
+			s.logger.Error(err, "Refused to allocate", "slots", len(slots), "first", slots[0])
 			return nil, refusal(err)
 		}
-		s.logger.V(4).Info("Allocated", "slots", slots, "cdiDevice", device)
+		s.logger.V(4).Info("Allocated", "slots", len(slots), "first", slots[0], "cdiDevice", device)
 		out.ContainerResponses = append(out.ContainerResponses,
 			&pluginapi.ContainerAllocateResponse{CdiDevices: []*pluginapi.CDIDevice{{Name: device}}})
 	}
@@ -235,11 +251,12 @@ func (s *server) PreStartContainer(ctx context.Context, req *pluginapi.PreStartC
 	}
 	ctx, cancel := context.WithDeadline(klog.NewContext(ctx, s.logger), deadline.Add(-preStartMargin))
 	defer cancel()
+	defer context.AfterFunc(s.calling, cancel)()
 	if err := s.handler.PreStart(ctx, s.resource, slots); err != nil {
-		s.logger.Error(err, "Refused to start a container", "slots", slots)
+		s.logger.Error(err, "Refused to start a container", "slots", len(slots), "first", slots[0])
 		return nil, refusal(err)
 	}
-	s.logger.V(4).Info("Container may start", "slots", slots)
+	s.logger.V(4).Info("Container may start", "slots", len(slots), "first", slots[0])
 	return &pluginapi.PreStartContainerResponse{}, nil
 }
 
