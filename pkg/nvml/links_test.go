@@ -35,9 +35,14 @@ func TestLinks(t *testing.T) {
 		"pairs, and one alone":  {a100s(3, nvmlfake.Pairs), []gpu.Links{{Peers: peers(1, 12)}, {Peers: peers(0, 12)}, {}}, nil},
 		"the cube mesh of a DGX-1": {
 			nvmlfake.DGX1(), []gpu.Links{
-				{Peers: peers(1, 1, 2, 1, 3, 2, 4, 2)}, {Peers: peers(0, 1, 2, 2, 3, 1, 5, 2)}, {Peers: peers(0, 1, 1, 2, 3, 2, 6, 1)},
-				{Peers: peers(0, 2, 1, 1, 2, 2, 7, 1)}, {Peers: peers(0, 2, 5, 1, 6, 1, 7, 2)}, {Peers: peers(1, 2, 4, 1, 6, 2, 7, 1)},
-				{Peers: peers(2, 1, 4, 1, 5, 2, 7, 2)}, {Peers: peers(3, 1, 4, 2, 5, 1, 6, 2)},
+				{Peers: peers(1, 1, 2, 1, 3, 2, 4, 2)},
+				{Peers: peers(0, 1, 2, 2, 3, 1, 5, 2)},
+				{Peers: peers(0, 1, 1, 2, 3, 2, 6, 1)},
+				{Peers: peers(0, 2, 1, 1, 2, 2, 7, 1)},
+				{Peers: peers(0, 2, 5, 1, 6, 1, 7, 2)},
+				{Peers: peers(1, 2, 4, 1, 6, 2, 7, 1)},
+				{Peers: peers(2, 1, 4, 1, 5, 2, 7, 2)},
+				{Peers: peers(3, 1, 4, 2, 5, 1, 6, 2)},
 			}, nil,
 		},
 		"some links are down": {
@@ -50,14 +55,16 @@ func TestLinks(t *testing.T) {
 		},
 		"links lead to a GPU that has none back": {
 			changed(a100s(2, nvmlfake.NoLinks), 1, func(g *nvmlfake.GPU) { g.Links = []int{0, 0} }),
-			[]gpu.Links{{}, {}}, []string{"GPU 1 has 2 NVLinks to GPU 0, which has 0 back"},
+			[]gpu.Links{{}, {}},
+			[]string{"GPU 1 has 2 NVLinks to GPU 0, which has 0 back"},
 		},
 		"links lead back to the GPU itself": {
 			changed(a100s(1, nvmlfake.NoLinks), 0, func(g *nvmlfake.GPU) { g.Links = []int{0, -1} }), []gpu.Links{{Switch: 1}}, nil,
 		},
 		"the driver does not tell what a link leads to": {
 			changed(changed(a100s(2, nvmlfake.Pairs), 0, func(g *nvmlfake.GPU) { g.UnknownLinks = true }), 1, func(g *nvmlfake.GPU) { g.UnknownLinks = true }),
-			[]gpu.Links{{Peers: peers(1, 12)}, {Peers: peers(0, 12)}}, nil,
+			[]gpu.Links{{Peers: peers(1, 12)}, {Peers: peers(0, 12)}},
+			nil,
 		},
 		"a switch that the driver does not call one is not counted": {
 			changed(nvmlfake.DGXA100(), 0, func(g *nvmlfake.GPU) { g.UnknownLinks = true }), []gpu.Links{{}, {Switch: 12}}, nil,

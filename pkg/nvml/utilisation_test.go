@@ -21,7 +21,8 @@ func TestUtilisation(t *testing.T) {
 		want  Utilisation
 	}{
 		"idle": {
-			nvmlfake.GPU{Model: "L4"}, 7,
+			nvmlfake.GPU{Model: "L4"},
+			7,
 			Utilisation{SMPercent: i64(0), MemoryBusPercent: i64(0), UsedMiB: i64(0), Until: 7},
 		},
 		"in use": {
@@ -56,7 +57,8 @@ func TestUtilisation(t *testing.T) {
 			nvmlfake.GPU{
 				Model: "A30", SMPercent: 40, MIG: nvmlfake.MIG{Enabled: true, Instances: []string{"1g.6gb@3", "2g.12gb@0"}},
 				Processes: []nvmlfake.Process{
-					{PID: 9, MemoryMiB: mib(500), Instance: "2g.12gb@0"}, {PID: 9, MemoryMiB: mib(70), Instance: "1g.6gb@3"},
+					{PID: 9, MemoryMiB: mib(500), Instance: "2g.12gb@0"},
+					{PID: 9, MemoryMiB: mib(70), Instance: "1g.6gb@3"},
 					{PID: 8, Instance: "2g.12gb@0", Samples: []nvmlfake.Sample{{At: 1, SMPercent: 1}}},
 				},
 			},
@@ -72,7 +74,8 @@ func TestUtilisation(t *testing.T) {
 				Model: "A30", MIG: nvmlfake.MIG{Enabled: true, Instances: []string{"1g.6gb@3"}},
 				Answers: map[string]nvmlfake.Answer{"GetMaxMigDeviceCount": "ERROR_UNKNOWN"},
 			},
-			0, Utilisation{UsedMiB: i64(0)},
+			0,
+			Utilisation{UsedMiB: i64(0)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

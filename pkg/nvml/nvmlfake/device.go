@@ -221,7 +221,7 @@ func (d *device) GetNvLinkRemotePciInfo(link int) (pci nvml.PciInfo, ret nvml.Re
 				pci = d.f.handle(to).pci()
 				return nvml.SUCCESS
 			}
-			for i, c := range []byte(fmt.Sprintf("00000000:C%d:00.0", link%8)) {
+			for i, c := range fmt.Appendf(nil, "00000000:C%d:00.0", link%8) {
 				pci.BusId[i] = int8(c)
 			}
 			return nvml.SUCCESS

@@ -52,8 +52,7 @@ func TestEveryFunctionAnswers(t *testing.T) {
 	unsupported := 0
 	for name, v := range map[string]any{"Device": d, "MIG device": m, "GpuInstance": gi, "ComputeInstance": ci, "EventSet": set, "Interface": f} {
 		methods := reflect.TypeOf(v)
-		for i := range methods.NumMethod() {
-			method := methods.Method(i)
+		for method := range methods.Methods() {
 			switch method.Name {
 			// What destroys comes last; what is given a function or ends NVML is not NVML's.
 			case "Destroy", "Free", "Update", "Shutdown", "Init", "InitWithFlags":
