@@ -67,7 +67,7 @@ func (b Book) Encode() ([]byte, error) {
 	if records == nil {
 		records = []Record{}
 	}
-	return json.MarshalIndent(encodedBook{Version, records}, "", " ")
+	return json.Marshal(encodedBook{Version, records})
 }
 
 // Decode reads what Encode wrote. The error wraps [ErrVersion] when another version wrote it, and otherwise says what is wrong.
