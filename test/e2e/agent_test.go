@@ -274,7 +274,7 @@ func (e *env) gets(pod *corev1.Pod, container string, devices []gpu.Device) {
 // records is the number of containers in the agent's checkpoint and of CDI specifications that it has written.
 func (e *env) records() (inBook, specs int) {
 	e.t.Helper()
-	data, err := os.ReadFile(filepath.Join(agentState, "checkpoint.json"))
+	data, err := os.ReadFile(filepath.Join(agentState, "book.json"))
 	e.must(err)
 	var book struct {
 		Records []json.RawMessage `json:"records"`

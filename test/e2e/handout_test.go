@@ -125,7 +125,7 @@ func burstPod(i int, r *rand.Rand) *corev1.Pod {
 }
 
 func TestBurst(t *testing.T) {
-	const total, kills, stay = 40, 5, 6
+	const total, kills, stay = 40, 5, 7
 	e := start(t)
 	a := e.startAgent(dgx)
 	e.allocatable(wholeDGX)
@@ -191,9 +191,7 @@ func TestBurst(t *testing.T) {
 				e.gets(p, "main", devices)
 				checked[p.Name] = true
 				seen++
-				if seen <= total-stay {
-					remove(p)
-				}
+				remove(p)
 			}
 		}
 		if killed < kills && seen >= (killed+1)*total/(kills+1) {
@@ -213,8 +211,11 @@ func TestBurst(t *testing.T) {
 
 	// What is left is what the pods that are left hold: in the kubelet's checkpoint, which it writes when it next allocates, in the
 	// agent's, and in the folder of CDI specifications.
-	e.create(newPod("last", with(newContainer("main"), podspec.ResourceGPUPercent, 1)))
-	e.running("last")
+	for i := range stay {
+		name := fmt.Sprintf("stay-%d", i)
+		e.create(newPod(name, with(newContainer("main"), podspec.ResourceGPUPercent, int64(10*(i+1)))))
+		e.gets(e.running(name), "main", devices)
+	}
 	e.eventually(func() string {
 		list, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
 		e.must(err)
@@ -230,9 +231,9 @@ func TestBurst(t *testing.T) {
 		slices.Sort(live)
 		slices.Sort(held)
 		inBook, specs := e.records()
-		if len(live) != stay+1 || !slices.Equal(live, held) || inBook != len(live) || specs != len(live) {
+		if len(live) != stay || !slices.Equal(live, held) || inBook != len(live) || specs != len(live) {
 			return fmt.Sprintf("%d pods are left, want %d; the kubelet's checkpoint has %d, the agent's %d, and there are %d CDI specifications",
-				len(live), stay+1, len(held), inBook, specs)
+				len(live), stay, len(held), inBook, specs)
 		}
 		return ""
 	})
