@@ -9,8 +9,8 @@ import (
 	"weft.sh/weft/pkg/mig"
 )
 
-// What a driver says of MIG is believed piece by piece; what contradicts itself is left out, and told. Where two pieces contradict
-// each other and nothing says which is wrong, both are left out.
+// What a driver says of MIG is believed piece by piece; what contradicts itself is left out, and told. Where two pieces
+// contradict each other and nothing says which is wrong, both are left out.
 
 // believeProfiles makes profiles of what NVML says of them, by compute slices, size and name.
 func believeProfiles(raw []rawProfile, totalMiB int64) (profiles []Profile, problems []string) {
@@ -58,8 +58,8 @@ func believeProfiles(raw []rawProfile, totalMiB int64) (profiles []Profile, prob
 	return profiles, append(problems, doubles...)
 }
 
-// memorySlices is how many memory slices the GPU has: where the places of at least two profiles end, for on every GPU those of the
-// largest do and those of at least one other. Otherwise it is only a bound.
+// memorySlices is how many memory slices the GPU has: where the places of at least two profiles end, for on every GPU those
+// of the largest do and those of at least one other. Otherwise it is only a bound.
 func memorySlices(raw []rawProfile) int {
 	confirmed, last := 0, 0
 	ends := map[int]bool{}
@@ -81,8 +81,8 @@ func memorySlices(raw []rawProfile) int {
 	return cmp.Or(confirmed, last, gpu.MaxMemorySlices)
 }
 
-// believePlacements returns the places that lie on the GPU and overlap no other, ascending, and the number of the others. On no GPU do
-// places of one profile overlap.
+// believePlacements returns the places that lie on the GPU and overlap no other, ascending, and the number of the others. On
+// no GPU do places of one profile overlap.
 func believePlacements(r rawProfile, size int) (good []Placement, bad int) {
 	var taken, twice uint64
 	var on []gpu.Instance
@@ -120,7 +120,8 @@ func withoutDoubles(profiles []Profile) (kept []Profile, problems []string) {
 	}
 	for _, p := range profiles {
 		if names[p.Name] > 1 || ids[p.ProfileID] > 1 {
-			problems = append(problems, fmt.Sprintf("MIG profile %s (id %d): another one has the same name or id: it is left out", p.Name, p.ProfileID))
+			problems = append(problems,
+				fmt.Sprintf("MIG profile %s (id %d): another one has the same name or id: it is left out", p.Name, p.ProfileID))
 			continue
 		}
 		kept = append(kept, p)
@@ -185,7 +186,8 @@ func believeDevices(raw []rawDevice, profiles []Profile) (devices []MIGDevice, p
 // slicesOf are the memory slices that a device says it takes, as far as there can be such slices.
 func slicesOf(d rawDevice) map[int]bool {
 	all := map[int]bool{}
-	for s := uint64(d.info.Placement.Start); s < uint64(d.info.Placement.Start)+uint64(d.info.Placement.Size) && s < gpu.MaxMemorySlices; s++ {
+	start, size := uint64(d.info.Placement.Start), uint64(d.info.Placement.Size)
+	for s := start; s < min(start+size, gpu.MaxMemorySlices); s++ {
 		all[int(s)] = true
 	}
 	return all

@@ -7,9 +7,9 @@ import (
 	"weft.sh/weft/pkg/mig"
 )
 
-// Compare says where NVML's MIG profiles and placements differ from the built-in table of pkg/mig, one sentence each. It says nothing
-// when they agree, when there is no table for the product, and when NVML told no profiles. What the table does not know of a profile is
-// not compared.
+// Compare says where NVML's MIG profiles and placements differ from the built-in table of pkg/mig, one sentence each. It
+// says nothing when they agree, when there is no table for the product, and when NVML told no profiles. What the table does
+// not know of a profile is not compared.
 func Compare(g GPU) []string {
 	table, ok := mig.TableByProduct(g.Product)
 	if !ok || len(g.Profiles) == 0 {

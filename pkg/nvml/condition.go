@@ -51,8 +51,8 @@ func (c Condition) Problem() string {
 	return "the driver asks for recovery before it is used again: " + c.Recovery
 }
 
-// Check looks whether the GPU answers and what the driver wants done with it. A GPU that did not answer the last Discover counts as
-// lost.
+// Check looks whether the GPU answers and what the driver wants done with it. A GPU that did not answer the last Discover
+// counts as lost.
 func (l *Library) Check(id gpu.ID) Condition {
 	if err := l.enter(); err != nil {
 		return Condition{Lost: true, Recovery: RecoveryUnknown, Err: err.Error()}
@@ -87,7 +87,8 @@ func look(dev nvml.Device) Condition {
 	} else if ret != nvml.SUCCESS {
 		return c
 	}
-	// The action is an unsigned int; other types of values are read alike on a little-endian machine, which all with NVIDIA GPUs are.
+	// The action is an unsigned int; other types of values are read alike on a little-endian machine, which all with NVIDIA
+	// GPUs are.
 	switch n := binary.NativeEndian.Uint32(values[0].Value[:4]); {
 	case int64(n) < int64(len(recoveries)):
 		c.Recovery = recoveries[n]

@@ -23,11 +23,11 @@ var ErrNoDeviceNode = errors.New("device node is missing")
 
 // EditOptions say where the driver is, seen from this program and seen from the host.
 type EditOptions struct {
-	// DriverRoot is where this program sees the driver's files, DevRoot the folder above its device nodes' /dev. Empty means "/" and
-	// the driver root.
+	// DriverRoot is where this program sees the driver's files, DevRoot the folder above its device nodes' /dev. Empty means
+	// "/" and the driver root.
 	DriverRoot, DevRoot string
-	// HostDriverRoot and HostDevRoot are the same folders as the container runtime sees them; the edits name these. Empty means that
-	// they are the same.
+	// HostDriverRoot and HostDevRoot are the same folders as the container runtime sees them; the edits name these. Empty means
+	// that they are the same.
 	HostDriverRoot, HostDevRoot string
 	// HookPath is the program nvidia-cdi-hook on the host. Empty means /usr/bin/nvidia-cdi-hook.
 	HookPath string
@@ -64,15 +64,16 @@ type editor struct {
 	common *specs.ContainerEdits
 }
 
-// Edits is what a container needs to use exactly these GPUs and MIG devices, by UUID: device nodes, the driver's libraries and programs,
-// hooks, and NVIDIA_VISIBLE_DEVICES=void, so that NVIDIA's own runtime adds nothing. What does not depend on the device is searched
-// once per driver version; see [Library.ForgetEdits]. The caller owns the result.
+// Edits is what a container needs to use exactly these GPUs and MIG devices, by UUID: device nodes, the driver's libraries
+// and programs, hooks, and NVIDIA_VISIBLE_DEVICES=void, so that NVIDIA's own runtime adds nothing. What does not depend on
+// the device is searched once per driver version; see [Library.ForgetEdits]. The caller owns the result.
 //
-// Under the driver root there have to be the driver's libraries, at least one libcuda.so.<version> or libnvidia-ml.so.<version>, in a
-// folder where distributions have them, such as usr/lib64 or usr/lib/x86_64-linux-gnu. Under the dev root there has to be the character
-// device dev/nvidia<minor>, or the error wraps [ErrNoDeviceNode]: a container without it would start and have no GPU. For a MIG
-// device there have to be its two dev/nvidia-caps/nvidia-cap<n> as well, whose numbers are read from /proc/driver/nvidia-caps/mig-minors,
-// under no root. The other nodes (nvidiactl, nvidia-uvm, nvidia-uvm-tools, nvidia-modeset, and DRI) are added where they are.
+// Under the driver root there have to be the driver's libraries, at least one libcuda.so.<version> or
+// libnvidia-ml.so.<version>, in a folder where distributions have them, such as usr/lib64 or usr/lib/x86_64-linux-gnu. Under
+// the dev root there has to be the character device dev/nvidia<minor>, or the error wraps [ErrNoDeviceNode]: a container
+// without it would start and have no GPU. For a MIG device there have to be its two dev/nvidia-caps/nvidia-cap<n> as well,
+// whose numbers are read from /proc/driver/nvidia-caps/mig-minors, under no root. The other nodes (nvidiactl, nvidia-uvm,
+// nvidia-uvm-tools, nvidia-modeset, and DRI) are added where they are.
 func (l *Library) Edits(opts EditOptions, uuids ...string) (*specs.ContainerEdits, error) {
 	if len(uuids) == 0 {
 		return nil, fmt.Errorf("%w: no device was named", ErrNoGPU)
@@ -166,10 +167,10 @@ func (l *Library) deviceEdits(generator nvcdi.Interface, opts EditOptions, uuid 
 	// One per name of the device, all alike.
 	edits := &devices[0].ContainerEdits
 	caps := 0
-	if isMIG, ret := dev.IsMigDeviceHandle(); ret == nvml.SUCCESS && isMIG {
+	if l.handle(gpu.ID(uuid)) == nil { // a MIG device
 		caps = 2
-		dev, ret = dev.GetDeviceHandleFromMigDeviceHandle()
-		if ret != nvml.SUCCESS {
+		var ret nvml.Return
+		if dev, ret = dev.GetDeviceHandleFromMigDeviceHandle(); ret != nvml.SUCCESS {
 			return nil, fmt.Errorf("device %s: NVML: %w", uuid, ret)
 		}
 	}
@@ -193,8 +194,8 @@ func (l *Library) deviceEdits(generator nvcdi.Interface, opts EditOptions, uuid 
 	return edits, nil
 }
 
-// toHost makes the paths of this program those of the host. NVIDIA's own transformer would take the hook's path, which is the host's
-// already, and a folder whose name only begins like the root, for paths of this program.
+// toHost makes the paths of this program those of the host. NVIDIA's own transformer would take the hook's path, which is
+// the host's already, and a folder whose name only begins like the root, for paths of this program.
 func toHost(opts EditOptions, e *specs.ContainerEdits) {
 	for _, n := range e.DeviceNodes {
 		n.HostPath = moved(cmp.Or(n.HostPath, n.Path), opts.DevRoot, opts.HostDevRoot)
@@ -278,16 +279,24 @@ func (l *Library) device(uuid string) nvml.Device {
 	return nil
 }
 
-// byHandle is NVML with another way from UUIDs to devices: NVML's own fails for all GPUs when any of them is lost, and on older
-// drivers for MIG devices.
+// byHandle is NVML with another way from UUIDs to devices: NVML's own fails for all GPUs when any of them is lost, and on
+// older drivers for MIG devices.
 type byHandle struct {
 	nvml.Interface
 	l *Library
 }
 
 func (b byHandle) DeviceGetHandleByUUID(uuid string) (nvml.Device, nvml.Return) {
+	if dev := b.l.handle(gpu.ID(uuid)); dev != nil {
+		return wholeGPU{dev}, nvml.SUCCESS
+	}
 	if dev := b.l.device(uuid); dev != nil {
 		return dev, nvml.SUCCESS
 	}
 	return nil, nvml.ERROR_NOT_FOUND
 }
+
+// wholeGPU is the handle of a GPU, which is no MIG device: drivers that know no MIG do not know this function either.
+type wholeGPU struct{ nvml.Device }
+
+func (wholeGPU) IsMigDeviceHandle() (bool, nvml.Return) { return false, nvml.SUCCESS }

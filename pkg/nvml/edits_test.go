@@ -23,7 +23,8 @@ import (
 	"weft.sh/weft/pkg/nvml/nvmlfake"
 )
 
-// driverRoot is a folder with the files of a driver, and with the device nodes of as many GPUs, where this machine allows to make some.
+// driverRoot is a folder with the files of a driver, and with the device nodes of as many GPUs, where this machine allows to
+// make some.
 func driverRoot(t testing.TB, version string, gpus int, nodes ...string) string {
 	t.Helper()
 	root := t.TempDir()

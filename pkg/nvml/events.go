@@ -46,12 +46,12 @@ type Event struct {
 }
 
 // Events reports what happens to the GPUs until ctx ends, and then returns nil, within a second. Only GPUs that answered a
-// [Library.Discover] are watched, others from the Discover on that sees them. The error wraps [errors.ErrUnsupported] when there are
-// GPUs and none of them can report events: then only [Library.Check] tells. report is called by one goroutine, and holds up events
-// while it runs.
+// [Library.Discover] are watched, others from the Discover on that sees them. The error wraps [errors.ErrUnsupported] when
+// there are GPUs and none of them can report events: then only [Library.Check] tells. report is called by one goroutine, and
+// holds up events while it runs.
 //
-// After an error of NVML's own the GPUs are watched anew; a GPU that is lost is then no longer among them, which is reported as
-// [EventUnavailable] of any GPU.
+// After an error of NVML's own the GPUs are watched anew; a GPU that is lost is then no longer among them, which is reported
+// as [EventUnavailable] of any GPU.
 func (l *Library) Events(ctx context.Context, report func(Event)) error {
 	for ctx.Err() == nil {
 		w, changed, err := l.watch()
@@ -201,7 +201,10 @@ func (l *Library) enterStart(started int) bool {
 
 // event translates. Its type is empty when it is none that was asked for.
 func event(data nvml.EventData) Event {
-	e := Event{Type: watched[data.EventType], GPUInstance: instanceID(data.GpuInstanceId), ComputeInstance: instanceID(data.ComputeInstanceId), Time: time.Now()}
+	e := Event{
+		Type: watched[data.EventType], Time: time.Now(),
+		GPUInstance: instanceID(data.GpuInstanceId), ComputeInstance: instanceID(data.ComputeInstanceId),
+	}
 	if e.Type == EventXid {
 		e.Xid = data.EventData
 	}

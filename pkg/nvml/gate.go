@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// gate lets many in, or one alone. It is no RWMutex because a call to NVML can hang for ever, with a GPU that does: who wants to be
-// alone gives up after a while, and holds up the others no longer than that.
+// gate lets many in, or one alone. It is no RWMutex because a call to NVML can hang for ever, with a GPU that does: who
+// wants to be alone gives up after a while, and holds up the others no longer than that.
 type gate struct {
 	mu     sync.Mutex
 	inside int
@@ -35,7 +35,8 @@ func (g *gate) leave() {
 	g.inside--
 }
 
-// alone runs f while nobody is inside. It reports false, without having run it, when somebody stays inside for longer than patience.
+// alone runs f while nobody is inside. It reports false, without having run it, when somebody stays inside for longer than
+// patience.
 func (g *gate) alone(patience time.Duration, f func()) bool {
 	g.mu.Lock()
 	for g.shut != nil {

@@ -24,12 +24,12 @@ type Host struct {
 	Problems []string
 }
 
-// GPU is what NVML says of one GPU. Its [gpu.Device] is valid. Instances are those that exist, in MIG mode, by start; Isolation is
-// left empty, for it depends on what the node's admin enabled.
+// GPU is what NVML says of one GPU. Its [gpu.Device] is valid. Instances are those that exist, in MIG mode, by start;
+// Isolation is left empty, for it depends on what the node's admin enabled.
 type GPU struct {
 	gpu.Device
-	// TotalMemoryMiB is all memory of the GPU, as in the node label nvidia.com/gpu.memory. MemoryMiB is less by what the driver keeps
-	// for itself.
+	// TotalMemoryMiB is all memory of the GPU, as in the node label nvidia.com/gpu.memory. MemoryMiB is less by what the driver
+	// keeps for itself.
 	TotalMemoryMiB int64
 	// Minor is the number in the name of the device node, /dev/nvidia<Minor>.
 	Minor int
@@ -37,15 +37,16 @@ type GPU struct {
 	MIGCapable bool
 	// MIGDevices are the instances that exist, in the order of Instances.
 	MIGDevices []MIGDevice
-	// Profiles are what the GPU could be partitioned into, by compute slices, size and name. Some GPUs tell them only in MIG mode.
+	// Profiles are what the GPU could be partitioned into, by compute slices, size and name. Some GPUs tell them only in MIG
+	// mode.
 	Profiles []Profile
 	// MemoryLimits says that the driver can bound the GPU's memory by cgroup (driver 615 and later, and not in MIG mode).
 	MemoryLimits bool
-	// Incomplete are GPU instances that exist without a compute instance of their full size: nothing can be given of them, but they are
-	// in the way of others. Without the permission to see them there are none.
+	// Incomplete are GPU instances that exist without a compute instance of their full size: nothing can be given of them, but
+	// they are in the way of others. Without the permission to see them there are none.
 	Incomplete []gpu.Instance
-	// Problem is why the GPU cannot be used now, empty when it is sound; Unhealthy is set with it. When it does not answer, everything
-	// else is as it was when it was sound.
+	// Problem is why the GPU cannot be used now, empty when it is sound; Unhealthy is set with it. When it does not answer,
+	// everything else is as it was when it was sound.
 	Problem string
 }
 
@@ -86,9 +87,9 @@ const maxGPUs = 1024
 
 // Discover reads everything. The error wraps [ErrUnavailable], when nothing at all can be told. One runs at a time.
 //
-// The library remembers the GPUs that it has seen sound: one that is lost later is still returned, with its Problem, until it is
-// sound again. One that was lost from the beginning has no name; it is told in Problems alone. When a GPU was lost, Discover starts
-// NVML anew first, for NVML looks for GPUs only when it starts: nothing else brings a lost GPU back.
+// The library remembers the GPUs that it has seen sound: one that is lost later is still returned, with its Problem, until
+// it is sound again. One that was lost from the beginning has no name; it is told in Problems alone. When a GPU was lost,
+// Discover starts NVML anew first, for NVML looks for GPUs only when it starts: nothing else brings a lost GPU back.
 func (l *Library) Discover() (Host, error) {
 	l.discover.Lock()
 	defer l.discover.Unlock()

@@ -12,8 +12,8 @@ import (
 	"weft.sh/weft/pkg/gpu"
 )
 
-// ErrUnavailable is wrapped by every error that says that NVML cannot be used at all. Trying again later can help: a driver may be
-// about to be installed.
+// ErrUnavailable is wrapped by every error that says that NVML cannot be used at all. Trying again later can help: a driver
+// may be about to be installed.
 var ErrUnavailable = errors.New("NVML is not available")
 
 // ErrNoGPU is wrapped where no GPU or MIG device of that name is known or answers.
@@ -23,8 +23,8 @@ var ErrNoGPU = errors.New("no such GPU")
 type Options struct {
 	// LibraryPath is the file libnvidia-ml.so.1, empty to search for it.
 	LibraryPath string
-	// DriverRoot is the folder under which the driver is installed, for example "/" or "/run/nvidia/driver"; the library is searched
-	// under it. Empty leaves the search to the dynamic linker.
+	// DriverRoot is the folder under which the driver is installed, for example "/" or "/run/nvidia/driver"; the library is
+	// searched under it. Empty leaves the search to the dynamic linker.
 	DriverRoot string
 	// SysRoot is the folder above the kernel's /sys/bus, empty for "/". It is only read for NUMA nodes.
 	SysRoot string
@@ -64,8 +64,8 @@ type Library struct {
 	edits editCache
 }
 
-// optionalFunctions are functions that not every driver in use has. Calling one that is missing does not fail, it ends the process, for
-// go-nvml resolves them lazily: each is looked up first.
+// optionalFunctions are functions that not every driver in use has. Calling one that is missing does not fail, it ends the
+// process, for go-nvml resolves them lazily: each is looked up first.
 var optionalFunctions = []string{
 	"nvmlDeviceGetArchitecture",
 	"nvmlDeviceGetGpuFabricInfo",
@@ -117,7 +117,8 @@ func Open(options Options) (*Library, error) {
 // patience is how long starting NVML anew waits for calls that are under way. It is more than eventWait.
 const patience = 3 * time.Second
 
-// Close ends the use of NVML. It waits for calls that are under way, a few seconds at most; later ones find NVML unavailable.
+// Close ends the use of NVML. It waits for calls that are under way, a few seconds at most; later ones find NVML
+// unavailable.
 func (l *Library) Close() (err error) {
 	if !l.in.alone(patience, func() { l.closed, err = true, l.stop() }) {
 		return errors.New("close NVML: a call to it has not returned")
@@ -157,8 +158,8 @@ func (l *Library) stop() error {
 	return nil
 }
 
-// renew starts NVML when it is not, and anew when a GPU was lost. late says that this would have been done, but for a call to NVML that
-// has not returned.
+// renew starts NVML when it is not, and anew when a GPU was lost. late says that this would have been done, but for a call
+// to NVML that has not returned.
 func (l *Library) renew() (late bool, err error) {
 	l.mu.Lock()
 	lost := l.lost
@@ -219,8 +220,8 @@ func (l *Library) handle(id gpu.ID) nvml.Device {
 	return l.handles[id]
 }
 
-// lose takes note that a GPU does not answer, so that the next Discover starts NVML anew. It is done for almost every answer: that a
-// GPU fell off the bus NVML calls "unknown error" as often as by its name.
+// lose takes note that a GPU does not answer, so that the next Discover starts NVML anew. It is done for almost every
+// answer: that a GPU fell off the bus NVML calls "unknown error" as often as by its name.
 func (l *Library) lose(ret nvml.Return) {
 	if ret == nvml.ERROR_NO_PERMISSION || ret == nvml.ERROR_NOT_SUPPORTED {
 		return

@@ -11,13 +11,13 @@ import (
 	"weft.sh/weft/pkg/gpu"
 )
 
-// TestARealLibrary goes through go-nvml to a library that has only the functions that every driver has: a call of any other ends the
-// process. Nothing here has a GPU; what the library says of one is made up.
+// TestARealLibrary goes through go-nvml to a library that has only the functions that every driver has: a call of any other
+// ends the process. Nothing here has a GPU; what the library says of one is made up.
 func TestARealLibrary(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a shared library, and for that the standard library once more")
 	}
-	root := t.TempDir()
+	root := driverRoot(t, "418.226.00", 5)
 	file := filepath.Join(root, "usr/lib64/libnvidia-ml.so.1")
 	build := exec.Command("go", "build", "-buildmode=c-shared", "-o", file, "./testdata/libnvml")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -45,6 +45,14 @@ func TestARealLibrary(t *testing.T) {
 	used := Utilisation{SMPercent: new(int64(12)), MemoryBusPercent: new(int64(34)), UsedMiB: new(int64(360)), PowerMilliwatt: new(int64(9000)), Until: 5}
 	if diff := cmp.Diff(used, u); err != nil || diff != "" {
 		t.Errorf("%v: %s", err, diff)
+	}
+	e, err := l.Edits(EditOptions{DriverRoot: root}, string(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, _ := paths(e)
+	if diff := cmp.Diff([]string{"/dev/nvidia-uvm", "/dev/nvidia4", "/dev/nvidiactl"}, nodes); diff != "" {
+		t.Error(diff)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var events []Event

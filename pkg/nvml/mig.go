@@ -10,8 +10,8 @@ import (
 	"weft.sh/weft/pkg/gpu"
 )
 
-// migMode reads whether the GPU is in MIG mode and whether it could be. The answer is an error only when that cannot be told: such a
-// GPU can be given neither whole nor in parts.
+// migMode reads whether the GPU is in MIG mode and whether it could be. The answer is an error only when that cannot be
+// told: such a GPU can be given neither whole nor in parts.
 func (l *Library) migMode(dev nvml.Device) (on, capable bool, ret nvml.Return) {
 	if !l.has["nvmlDeviceGetMigMode"] {
 		return false, false, nvml.SUCCESS
@@ -62,8 +62,8 @@ type rawProfile struct {
 	placed bool
 }
 
-// namer is what devices can have in place of GetGpuInstanceProfileInfoV, whose result no other implementation than go-nvml's own can
-// make. Package nvmlfake has it.
+// namer is what devices can have in place of GetGpuInstanceProfileInfoV, whose result no other implementation than go-nvml's
+// own can make. Package nvmlfake has it.
 type namer interface {
 	GpuInstanceProfileName(profile int) (string, nvml.Return)
 }
@@ -200,8 +200,8 @@ func (l *Library) gpuInstances(dev nvml.Device, p Profile) ([]gpuInstance, nvml.
 	return out, nvml.SUCCESS
 }
 
-// profileName is the name of a profile: NVML's, where it gives a good one, else made as NVIDIA's tools make it. It is empty when
-// neither is a name.
+// profileName is the name of a profile: NVML's, where it gives a good one, else made as NVIDIA's tools make it. It is empty
+// when neither is a name.
 func profileName(p rawProfile, totalMiB int64) string {
 	name := strings.TrimPrefix(strings.ToLower(strings.TrimSpace(p.name)), "mig ")
 	if gpu.ValidProfile(name) {
@@ -228,8 +228,9 @@ var profileSuffixes = map[int]string{
 	nvml.GPU_INSTANCE_PROFILE_2_SLICE_ALL_ME: "+me.all",
 }
 
-// gigabytes is the memory in the name of a profile. NVIDIA does not take the instance's own, which is less by what the driver keeps: it
-// takes the eighths of the GPU, rounded up, of the GPU's memory in GiB, rounded up. It is 0 when the amounts cannot be.
+// gigabytes is the memory in the name of a profile. NVIDIA does not take the instance's own, which is less by what the
+// driver keeps: it takes the eighths of the GPU, rounded up, of the GPU's memory in GiB, rounded up. It is 0 when the
+// amounts cannot be.
 func gigabytes(instanceMiB uint64, totalMiB int64) int64 {
 	if totalMiB <= 0 || totalMiB > gpu.MaxMemoryMiB || instanceMiB > uint64(totalMiB) {
 		return 0

@@ -21,16 +21,16 @@ var (
 	ErrNoInstance = errors.New("no such MIG instance")
 )
 
-// How long a MIG device may take to appear after its compute instance was made, and how often it is looked for. On real nodes it has
-// been seen to take close to 10 s.
+// How long a MIG device may take to appear after its compute instance was made, and how often it is looked for. On real
+// nodes it has been seen to take close to 10 s.
 const (
 	appearWithin = 15 * time.Second
 	appearEvery  = 250 * time.Millisecond
 )
 
-// CreateInstance makes a GPU instance at that place with one compute instance of its full size. The GPU has to be in MIG mode. The
-// error wraps [ErrNoRoom] when other instances are in the way, [ErrNoInstance] when the GPU has no such place, [ErrNoGPU]. What was made
-// half is removed again.
+// CreateInstance makes a GPU instance at that place with one compute instance of its full size. The GPU has to be in MIG
+// mode. The error wraps [ErrNoRoom] when other instances are in the way, [ErrNoInstance] when the GPU has no such place,
+// [ErrNoGPU]. What was made half is removed again.
 func (l *Library) CreateInstance(id gpu.ID, i gpu.Instance) (MIGDevice, error) {
 	if err := l.enter(); err != nil {
 		return MIGDevice{}, err

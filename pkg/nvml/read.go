@@ -16,7 +16,8 @@ import (
 
 const mib = 1 << 20
 
-// read reads one GPU, all but its links. It returns what is wrong besides, and NVML's answer when it is not to be had at all.
+// read reads one GPU, all but its links. It returns what is wrong besides, and NVML's answer when it is not to be had at
+// all.
 func (r *reading) read(dev nvml.Device, id gpu.ID, index int) (g GPU, problems []string, ret nvml.Return) {
 	g = GPU{Device: gpu.Device{ID: id, Index: index, Hardware: &gpu.Hardware{NUMANode: -1}}, Minor: -1}
 	if g.TotalMemoryMiB, g.MemoryMiB, ret = r.memory(dev); ret != nvml.SUCCESS {
@@ -48,8 +49,8 @@ func (r *reading) read(dev nvml.Device, id gpu.ID, index int) (g GPU, problems [
 	return g, problems, nvml.SUCCESS
 }
 
-// memory is all memory of a GPU or MIG device, and what of it containers can have: the driver keeps a part for itself, which only
-// version 2 of the call tells apart.
+// memory is all memory of a GPU or MIG device, and what of it containers can have: the driver keeps a part for itself, which
+// only version 2 of the call tells apart.
 func (l *Library) memory(dev nvml.Device) (total, usable int64, ret nvml.Return) {
 	if l.has["nvmlDeviceGetMemoryInfo_v2"] {
 		if m, ret := dev.GetMemoryInfo_v2(); ret == nvml.SUCCESS && m.Reserved < m.Total {
@@ -99,8 +100,8 @@ var architectures = map[nvml.DeviceArchitecture]string{
 	nvml.DEVICE_ARCH_RUBIN:     "rubin",
 }
 
-// numaNode is the NUMA node that the GPU is attached to, -1 when that is not known. NVML's own GetNumaNodeId is of no use: it
-// answers only where the GPU's memory is a NUMA node itself, with that node.
+// numaNode is the NUMA node that the GPU is attached to, -1 when that is not known. NVML's own GetNumaNodeId is of no use:
+// it answers only where the GPU's memory is a NUMA node itself, with that node.
 func (l *Library) numaNode(dev nvml.Device, bus string) int {
 	if bus != "" {
 		data, err := os.ReadFile(filepath.Join(l.sysRoot, "sys/bus/pci/devices", bus, "numa_node"))
@@ -128,8 +129,8 @@ func (l *Library) numaNode(dev nvml.Device, bus string) int {
 	return node
 }
 
-// clique is the fabric clique of a GPU in an NVLink domain that spans nodes, empty where there is none or it is not ready. Fabrics of one
-// node have a cluster UUID of zero.
+// clique is the fabric clique of a GPU in an NVLink domain that spans nodes, empty where there is none or it is not ready.
+// Fabrics of one node have a cluster UUID of zero.
 func (l *Library) clique(dev nvml.Device) string {
 	var info nvml.GpuFabricInfo
 	var ret nvml.Return
@@ -144,14 +145,15 @@ func (l *Library) clique(dev nvml.Device) string {
 		return ""
 	}
 	u := info.ClusterUuid
-	if ret != nvml.SUCCESS || info.State != nvml.GPU_FABRIC_STATE_COMPLETED || nvml.Return(info.Status) != nvml.SUCCESS || u == [16]uint8{} {
+	done := info.State == nvml.GPU_FABRIC_STATE_COMPLETED && nvml.Return(info.Status) == nvml.SUCCESS
+	if ret != nvml.SUCCESS || !done || u == [16]uint8{} {
 		return ""
 	}
 	return fmt.Sprintf("%x-%x-%x-%x-%x.%d", u[:4], u[4:6], u[6:8], u[8:10], u[10:], info.CliqueId)
 }
 
-// limits reports whether the driver can bound memory by cgroup. It is asked for the limits of the cgroup at the top: that it has none
-// is an answer too.
+// limits reports whether the driver can bound memory by cgroup. It is asked for the limits of the cgroup at the top: that it
+// has none is an answer too.
 func (l *Library) limits(dev nvml.Device) bool {
 	if !l.has["nvmlDeviceGetMemoryLimits_v1"] {
 		return false

@@ -13,8 +13,8 @@ import (
 
 // Utilisation is how much a GPU is used. Nil means that the GPU or the driver does not say.
 type Utilisation struct {
-	// SMPercent is the part of the last sample period (up to a second) in which a kernel ran at all, MemoryBusPercent in which memory
-	// was read or written. Never in MIG mode.
+	// SMPercent is the part of the last sample period (up to a second) in which a kernel ran at all, MemoryBusPercent in which
+	// memory was read or written. Never in MIG mode.
 	SMPercent, MemoryBusPercent *int64
 	// UsedMiB is the memory in use; with drivers that tell it apart, without what the driver keeps for itself.
 	UsedMiB *int64
@@ -22,8 +22,8 @@ type Utilisation struct {
 	PowerMilliwatt *int64
 	// Instances are the MIG devices, empty unless in MIG mode.
 	Instances []InstanceUtilisation
-	// Processes are by PID, then by instance: one entry per process and MIG device, one per process outside of MIG mode. PIDs are those
-	// of the PID namespace that this program sees; without the host's, NVML tells none.
+	// Processes are by PID, then by instance: one entry per process and MIG device, one per process outside of MIG mode. PIDs
+	// are those of the PID namespace that this program sees; without the host's, NVML tells none.
 	Processes []ProcessUtilisation
 	// Until is the driver's clock in microseconds: the next call's since. It does not move where there are no samples.
 	Until uint64
@@ -46,8 +46,8 @@ type ProcessUtilisation struct {
 	GPUInstance, ComputeInstance int
 }
 
-// Utilisation reads how much the GPU is used. since is Until of the call before, 0 at first. The error wraps [ErrNoGPU] when the GPU
-// does not answer.
+// Utilisation reads how much the GPU is used. since is Until of the call before, 0 at first. The error wraps [ErrNoGPU] when
+// the GPU does not answer.
 func (l *Library) Utilisation(id gpu.ID, since uint64) (Utilisation, error) {
 	if err := l.enter(); err != nil {
 		return Utilisation{}, err
@@ -148,7 +148,9 @@ func (l *Library) processes(dev nvml.Device) []ProcessUtilisation {
 			if slices.ContainsFunc(all, func(p ProcessUtilisation) bool { return p.PID == int(info.Pid) }) {
 				continue
 			}
-			p := ProcessUtilisation{PID: int(info.Pid), GPUInstance: instanceID(info.GpuInstanceId), ComputeInstance: instanceID(info.ComputeInstanceId)}
+			p := ProcessUtilisation{
+				PID: int(info.Pid), GPUInstance: instanceID(info.GpuInstanceId), ComputeInstance: instanceID(info.ComputeInstanceId),
+			}
 			if info.UsedGpuMemory != math.MaxUint64 { // NVML_VALUE_NOT_AVAILABLE
 				p.UsedMiB = new(int64(info.UsedGpuMemory / mib))
 			}
@@ -158,8 +160,8 @@ func (l *Library) processes(dev nvml.Device) []ProcessUtilisation {
 	return all
 }
 
-// addSamples gives the processes the mean of their samples after since. A process may have ended since it was sampled: then only its
-// samples tell of it.
+// addSamples gives the processes the mean of their samples after since. A process may have ended since it was sampled: then
+// only its samples tell of it.
 func (u *Utilisation) addSamples(samples []nvml.ProcessUtilizationSample, since uint64) {
 	type sum struct{ percent, n int64 }
 	sums := map[int]sum{}

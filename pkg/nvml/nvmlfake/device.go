@@ -33,7 +33,8 @@ func (d *device) answer(ret nvml.Return, method string, answer func() nvml.Retur
 		return ret
 	}
 	if !d.f.has("nvmlDevice" + method) {
-		panic(fmt.Sprintf("nvmlfake: nvmlDevice%s is called, which driver %s does not have: a real process would end here", method, d.f.driver()))
+		panic(fmt.Sprintf("nvmlfake: nvmlDevice%s is called, which driver %s does not have: a real process would end here",
+			method, d.f.driver()))
 	}
 	switch {
 	case d.start != d.f.start:

@@ -57,7 +57,10 @@ func (s *eventSet) deliver(e Event) {
 	if s.masks[e.GPU]&t == 0 {
 		return
 	}
-	data := nvml.EventData{Device: s.f.handle(e.GPU), EventType: t, EventData: e.Xid, GpuInstanceId: or(e.GPUInstance, ^uint32(0)), ComputeInstanceId: or(e.ComputeInstance, ^uint32(0))}
+	data := nvml.EventData{
+		Device: s.f.handle(e.GPU), EventType: t, EventData: e.Xid,
+		GpuInstanceId: or(e.GPUInstance, ^uint32(0)), ComputeInstanceId: or(e.ComputeInstance, ^uint32(0)),
+	}
 	if e.Nameless {
 		data.Device = nil
 	}

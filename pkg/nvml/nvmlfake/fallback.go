@@ -17,7 +17,8 @@ var (
 	unknownEventSet        = answering(&mock.EventSet{})
 )
 
-// answering sets all functions of a mock. NVML's functions that are methods too, such as DeviceGetName of a device, call the method.
+// answering sets all functions of a mock. NVML's functions that are methods too, such as DeviceGetName of a device, call the
+// method.
 func answering[M any](m *M) *M {
 	v := reflect.ValueOf(m).Elem()
 	for i := range v.NumField() {

@@ -119,8 +119,9 @@ func (n Node) Write(path string) error {
 	return err
 }
 
-// FromFile is the fake of the node that the file describes, in YAML, as it is at any time: when the file is written anew, what the
-// fake answers changes. Write it by renaming, as [Node.Write] does. While what is there is no description, the last good one holds.
+// FromFile is the fake of the node that the file describes, in YAML, as it is at any time: when the file is written anew,
+// what the fake answers changes. Write it by renaming, as [Node.Write] does. While what is there is no description, the last
+// good one holds.
 func FromFile(path string) (*Fake, error) {
 	f := &Fake{path: path, wake: make(chan struct{})}
 	if err := f.reread(); err != nil {

@@ -13,8 +13,8 @@ import (
 type Model struct {
 	// Name is NVML's.
 	Name string
-	// MemoryMiB is the memory that nvidia-smi prints. ReservedMiB is what the driver keeps; it changes with the driver, and what is
-	// here is only of the right size.
+	// MemoryMiB is the memory that nvidia-smi prints. ReservedMiB is what the driver keeps; it changes with the driver, and
+	// what is here is only of the right size.
 	MemoryMiB, ReservedMiB int64
 	architecture           nvml.DeviceArchitecture
 	major, minor           int
@@ -113,8 +113,8 @@ func (n Node) links(index int) []int {
 	return nil
 }
 
-// enum is NVML's number of a profile among NVML_GPU_INSTANCE_PROFILE_*. The second profile of one compute slice, with twice the memory,
-// is a revision of the first, and so is the one with media engines.
+// enum is NVML's number of a profile among NVML_GPU_INSTANCE_PROFILE_*. The second profile of one compute slice, with twice
+// the memory, is a revision of the first, and so is the one with media engines.
 func enum(p mig.Profile) int {
 	switch {
 	case strings.HasSuffix(p.Name, "+me"):
@@ -128,8 +128,8 @@ func enum(p mig.Profile) int {
 	}[p.ComputeSlices]
 }
 
-// computeSlices are the compute slices of a compute instance by NVML's number among NVML_COMPUTE_INSTANCE_PROFILE_*, which is the
-// profile's id too.
+// computeSlices are the compute slices of a compute instance by NVML's number among NVML_COMPUTE_INSTANCE_PROFILE_*, which
+// is the profile's id too.
 var computeSlices = map[int]uint32{
 	nvml.COMPUTE_INSTANCE_PROFILE_1_SLICE: 1, nvml.COMPUTE_INSTANCE_PROFILE_2_SLICE: 2, nvml.COMPUTE_INSTANCE_PROFILE_3_SLICE: 3,
 	nvml.COMPUTE_INSTANCE_PROFILE_4_SLICE: 4, nvml.COMPUTE_INSTANCE_PROFILE_7_SLICE: 7,

@@ -24,8 +24,8 @@ type Node struct {
 	NVMLVersion   string `json:"nvmlVersion,omitempty"`
 	// StartError is what initialising NVML answers, for example "ERROR_DRIVER_NOT_LOADED". Empty: it works.
 	StartError Answer `json:"startError,omitempty"`
-	// Missing are functions that the driver's library does not have, by their names in C. Those newer than DriverVersion are missing
-	// anyway, as far as they are modelled.
+	// Missing are functions that the driver's library does not have, by their names in C. Those newer than DriverVersion are
+	// missing anyway, as far as they are modelled.
 	Missing []string `json:"missing,omitempty"`
 	// Topology is how the GPUs' NVLinks are wired.
 	Topology Topology `json:"topology,omitempty"`

@@ -1,5 +1,6 @@
-// Package main is a libnvidia-ml.so.1 of an old driver: it has only the functions that every driver has, and a node with one GPU. A
-// program that calls another function of NVML's ends with a symbol lookup error, as it would on a node with such a driver.
+// Package main is a libnvidia-ml.so.1 of an old driver: it has only the functions that every driver has, and a node with one
+// GPU. A program that calls another function of NVML's ends with a symbol lookup error, as it would on a node with such a
+// driver.
 package main
 
 import "C"
@@ -66,6 +67,9 @@ func nvmlDeviceGetName(device, to unsafe.Pointer, n C.uint) C.int { return put(t
 func nvmlDeviceGetMemoryInfo(device, to unsafe.Pointer) C.int {
 	return set(to, [3]uint64{15360 << 20, 15000 << 20, 360 << 20})
 }
+
+//export nvmlDeviceGetIndex
+func nvmlDeviceGetIndex(device, to unsafe.Pointer) C.int { return set(to, C.uint(0)) }
 
 //export nvmlDeviceGetMinorNumber
 func nvmlDeviceGetMinorNumber(device, to unsafe.Pointer) C.int { return set(to, C.uint(4)) }
