@@ -107,11 +107,3 @@ func (c Condition) failed(ret nvml.Return) Condition {
 	}
 	return c
 }
-
-// applicationXids are errors of the program rather than of the GPU: graphics engine exception, memory page fault, stopped
-// processing, preemptive cleanup, video processor exception, context switch timeout (NVIDIA's Xid catalogue,
-// docs.nvidia.com/deploy/xid-errors; NVIDIA's device plugin leaves out the same).
-var applicationXids = map[uint64]bool{13: true, 31: true, 43: true, 45: true, 68: true, 109: true}
-
-// ApplicationXid reports whether an Xid is the fault of a program, so that the GPU is as good as before.
-func ApplicationXid(xid uint64) bool { return applicationXids[xid] }

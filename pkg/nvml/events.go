@@ -38,7 +38,7 @@ type Event struct {
 	Type EventType
 	// GPU is empty when NVML does not say which: it may be any.
 	GPU gpu.ID
-	// Xid is the number of the error, 0 unless Type is EventXid. See [ApplicationXid].
+	// Xid is the number of the error, 0 unless Type is EventXid.
 	Xid uint64
 	// GPUInstance and ComputeInstance are NVML's ids of the MIG device that was hit, -1 when it was the whole GPU.
 	GPUInstance, ComputeInstance int

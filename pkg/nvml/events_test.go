@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -238,18 +237,6 @@ func TestEventsFromAFile(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestApplicationXid(t *testing.T) {
-	var got []uint64
-	for xid := range uint64(200) {
-		if ApplicationXid(xid) {
-			got = append(got, xid)
-		}
-	}
-	if want := []uint64{13, 31, 43, 45, 68, 109}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
 	}
 }
 
