@@ -18,6 +18,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second time it ends at once: NVML can hang
 	command := nodeagent.NewCommand(nvml.Open)
 	command.SetContext(ctx)
 	err := cli.RunNoErrOutput(command)

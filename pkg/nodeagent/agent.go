@@ -219,6 +219,8 @@ func (a *agent) publish(ctx context.Context) (withdraw func(context.Context), er
 	all.Go(func() { slices.run(ctx) })
 	if a.Mode == ModeAll {
 		all.Go(func() { labels.run(ctx) })
+	} else if err := labels.withdraw(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Labels of the node may be left from another mode")
 	}
 	err = watch.run(ctx)
 	cancel()

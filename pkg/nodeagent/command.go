@@ -191,23 +191,25 @@ the folder <mps-root>/shm mounted at its /dev/shm. It changes no setting of a GP
 	return cmd
 }
 
-// sharable waits until NVML can be used, and returns the GPUs that are to have a daemon.
+// sharable waits until NVML can be used and there are GPUs to share, and returns those that are to have a daemon; none when ctx ends.
 func sharable(ctx context.Context, c *Config, only []string) ([]gpu.ID, error) {
 	log := klog.FromContext(ctx)
 	said := ""
-	for {
+	for ctx.Err() == nil {
 		host, err := discover(c)
 		if err == nil {
-			return chosen(host, only)
+			if gpus, err := chosen(host, only); err != nil || len(gpus) > 0 {
+				return gpus, err
+			}
+			err = errors.New("no GPU can be shared: there is none, or all are in MIG mode")
 		}
 		if err.Error() != said {
 			said = err.Error()
-			log.Error(err, "The GPUs cannot be told yet; trying again until they can")
+			log.Error(err, "No MPS control daemon runs yet; looking again every now and then")
 		}
-		if pause(ctx, 10*time.Second); ctx.Err() != nil {
-			return nil, nil // told to stop
-		}
+		pause(ctx, 10*time.Second)
 	}
+	return nil, nil
 }
 
 // chosen is the GPUs of the host that are named, or when none is, those that can be shared.

@@ -105,7 +105,7 @@ func (h *hardware) run(ctx context.Context) {
 	fresh := wait.Backoff{Duration: openFirst, Factor: 2, Jitter: 0.1, Steps: 100, Cap: openCap}
 	backoff := fresh
 	for ctx.Err() == nil {
-		lib, err := h.open()
+		lib, err := h.opened(ctx)
 		if err == nil {
 			s := &session{hardware: h, lib: lib, looking: map[gpu.ID]bool{}, looks: make(chan look), found: make(chan discovery)}
 			var worked bool
@@ -121,6 +121,34 @@ func (h *hardware) run(ctx context.Context) {
 		for end := time.Now().Add(backoff.Step()); ctx.Err() == nil && time.Now().Before(end); {
 			h.beat()
 			pause(ctx, min(lookEvery, time.Until(end)))
+		}
+	}
+}
+
+// opened opens NVML, however long that takes.
+func (h *hardware) opened(ctx context.Context) (library, error) {
+	type opening struct {
+		lib library
+		err error
+	}
+	done := make(chan opening, 1)
+	go func() {
+		lib, err := h.open()
+		done <- opening{lib, err}
+	}()
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for began := time.Now(); ; {
+		h.beat()
+		select {
+		case o := <-done:
+			return o.lib, o.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case now := <-ticker.C:
+			if now.Sub(began) > patience {
+				h.post(nvml.Host{}, errHangs, nil)
+			}
 		}
 	}
 }

@@ -346,6 +346,24 @@ func TestNVMLThatHangs(t *testing.T) {
 	})
 }
 
+func TestNVMLThatHangsWhenItIsOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFake(t, nvmlfake.A30())
+		free, tries := make(chan struct{}), 0
+		b := newBench(t, fake, filepath.Join(t.TempDir(), "gpus.json"), "boot", func() (library, error) {
+			tries++
+			<-free
+			return nvml.New(fake), nil
+		})
+		if s := b.after(5 * time.Minute); !errors.Is(s.Unavailable, errHangs) || tries != 1 {
+			t.Errorf("unavailable: %v after %d tries, want that the first hangs", s.Unavailable, tries)
+		}
+		close(free)
+		expectUnwell(t, "no longer", b.after(time.Minute), 1, nil)
+		b.stop()
+	})
+}
+
 func TestGPUThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFake(t, nvmlfake.DGXH100())

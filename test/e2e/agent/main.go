@@ -19,6 +19,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second time it ends at once: NVML can hang
 	var file string
 	command := nodeagent.NewCommand(func(nvml.Options) (*nvml.Library, error) {
 		if file == "" {
