@@ -70,20 +70,20 @@ func inventoryShare(k key) int64 { return shareOf(inventoryOf(), k.gpu, k.instan
 func lines(holds []hold) []string {
 	var out []string
 	for _, h := range holds {
-		line := fmt.Sprintf("%s/%s %s", h.uid, h.container, h.gpu)
+		words := []string{h.uid + "/" + h.container, string(h.gpu)}
 		if i := h.instanceLabel(); i != "" {
-			line += " " + i
+			words = append(words, i)
 		}
 		if h.memoryMiB > 0 {
-			line += fmt.Sprintf(" %dMi", h.memoryMiB)
+			words = append(words, fmt.Sprintf("%dMi", h.memoryMiB))
 		}
 		for _, s := range h.steps {
-			line += fmt.Sprintf(" %d@%v", s.milliGPU, s.from.Sub(start).Seconds())
+			words = append(words, fmt.Sprintf("%d@%v", s.milliGPU, s.from.Sub(start).Seconds()))
 		}
 		if !h.to.IsZero() {
-			line += fmt.Sprintf(" to %v", h.to.Sub(start).Seconds())
+			words = append(words, fmt.Sprintf("to %v", h.to.Sub(start).Seconds()))
 		}
-		out = append(out, line)
+		out = append(out, strings.Join(words, " "))
 	}
 	return out
 }

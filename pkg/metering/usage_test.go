@@ -13,8 +13,11 @@ import (
 	"weft.sh/weft/pkg/nvml"
 )
 
-// whole and unknown values of NVML.
-func known(v int64) *int64 { return &v }
+// known is a value that NVML tells.
+func known(v int) *int64 {
+	n := int64(v)
+	return &n
+}
 
 // process is one as NVML tells it; negative values are not told.
 func process(pid int, usedMiB, smPercent int64) nvml.ProcessUtilisation {

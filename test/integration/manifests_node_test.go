@@ -46,6 +46,7 @@ func nodeDaemonSets(t *testing.T) map[string]*appsv1.DaemonSet {
 	out := map[string]*appsv1.DaemonSet{}
 	for name, site := range map[string]string{
 		"weft-node":                           "resources: [../node]",
+		"weft-node with driver-container":     "resources: [../node]\ncomponents: [../node/driver-container]",
 		"weft-node with access-management":    "resources: [../node]\ncomponents: [../node/access-management]",
 		"weft-node with access-nri":           "resources: [../node]\ncomponents: [../node/access-nri]",
 		"weft-node-fractions":                 "resources: [../node/fractions]",
@@ -112,8 +113,10 @@ func TestNodeManifests(t *testing.T) {
 			if !strings.HasPrefix(c.Image, "weft.sh/weft-node:") {
 				t.Errorf("image %s", c.Image)
 			}
-			access := []string{fmt.Sprint(spec.RuntimeClassName != nil && *spec.RuntimeClassName == "nvidia"),
-				d.Spec.Template.Annotations["nvidia.cdi.k8s.io/container."+c.Name]}
+			access := []string{
+				fmt.Sprint(spec.RuntimeClassName != nil && *spec.RuntimeClassName == "nvidia"),
+				d.Spec.Template.Annotations["nvidia.cdi.k8s.io/container."+c.Name],
+			}
 			for _, e := range c.Env {
 				if strings.HasPrefix(e.Name, "NVIDIA_") {
 					access = append(access, e.Name+"="+e.Value)
@@ -173,7 +176,16 @@ func TestNodeMounts(t *testing.T) {
 	for name, want := range map[string]map[string]string{
 		"weft-node":           agent,
 		"weft-node-fractions": agent,
-		"weft-mps":            {"/run/weft/mps": "/run/weft/mps", "/dev/shm": "/run/weft/mps/shm"},
+		"weft-node with driver-container": {
+			"/var/lib/kubelet/device-plugins": "/var/lib/kubelet/device-plugins",
+			"/var/lib/kubelet/pod-resources":  "/var/lib/kubelet/pod-resources read-only",
+			"/var/run/cdi":                    "/var/run/cdi",
+			"/var/lib/weft":                   "/var/lib/weft",
+			"/run/nvidia/driver":              "/run/nvidia/driver read-only",
+			"/host/dev":                       "/dev read-only",
+			"/run/weft/mps":                   "/run/weft/mps read-only",
+		},
+		"weft-mps": {"/run/weft/mps": "/run/weft/mps", "/dev/shm": "/run/weft/mps/shm"},
 	} {
 		if diff := cmp.Diff(want, mounts(all[name])); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -231,6 +243,22 @@ func arguments(d *appsv1.DaemonSet) []string {
 		}
 	}
 	return out
+}
+
+// TestNodeDriver: what the agent sees of the driver is mounted where it is told, from where the container runtime is told.
+func TestNodeDriver(t *testing.T) {
+	for name, want := range map[string][]string{
+		"weft-node":                       {"--driver-root=/host", "--host-driver-root=/", "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"},
+		"weft-node-fractions":             {"--driver-root=/host", "--host-driver-root=/", "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"},
+		"weft-node with driver-container": {"--driver-root=/run/nvidia/driver", "--host-driver-root=/run/nvidia/driver", "--nvidia-cdi-hook-path=/usr/local/nvidia/toolkit/nvidia-cdi-hook"},
+	} {
+		args := arguments(nodeDaemonSets(t)[name])
+		for _, arg := range append(want, "--dev-root=/host", "--host-dev-root=/") {
+			if !slices.Contains(args, arg) {
+				t.Errorf("%s: no %s in %q", name, arg, args)
+			}
+		}
+	}
 }
 
 func mapsContain(m, part map[string]string) bool {
