@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,9 +121,10 @@ func expectUnwell(t *testing.T, when string, s *State, gpus int, want map[int]st
 func TestNVMLIsMissingAndThenAppears(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFake(t, nvmlfake.A30())
-		tries, there := 0, false
+		var tries atomic.Int64
+		var there atomic.Bool
 		b := newBench(t, fake, filepath.Join(t.TempDir(), "gpus.json"), "boot", func() (library, error) {
-			if tries++; !there {
+			if tries.Add(1); !there.Load() {
 				return nil, nvml.ErrUnavailable
 			}
 			return nvml.New(fake), nil
@@ -132,13 +134,13 @@ func TestNVMLIsMissingAndThenAppears(t *testing.T) {
 		if !errors.Is(s.Unavailable, nvml.ErrUnavailable) || len(s.Devices) > 0 {
 			t.Errorf("without NVML: %+v", s)
 		}
-		if tries < 10 || tries > 20 {
-			t.Errorf("%d tries in 10 minutes, want less and less of them up to one each minute", tries)
+		if n := tries.Load(); n < 10 || n > 20 {
+			t.Errorf("%d tries in 10 minutes, want less and less of them up to one each minute", n)
 		}
 		if b.driver.library() != nil {
 			t.Error("there is a library to ask")
 		}
-		there = true
+		there.Store(true)
 		s = b.after(2 * time.Minute)
 		expectUnwell(t, "with NVML", s, 1, nil)
 		if s.Unavailable != nil || b.driver.library() == nil {
@@ -349,14 +351,15 @@ func TestNVMLThatHangs(t *testing.T) {
 func TestNVMLThatHangsWhenItIsOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFake(t, nvmlfake.A30())
-		free, tries := make(chan struct{}), 0
+		free := make(chan struct{})
+		var tries atomic.Int64
 		b := newBench(t, fake, filepath.Join(t.TempDir(), "gpus.json"), "boot", func() (library, error) {
-			tries++
+			tries.Add(1)
 			<-free
 			return nvml.New(fake), nil
 		})
-		if s := b.after(5 * time.Minute); !errors.Is(s.Unavailable, errHangs) || tries != 1 {
-			t.Errorf("unavailable: %v after %d tries, want that the first hangs", s.Unavailable, tries)
+		if s := b.after(5 * time.Minute); !errors.Is(s.Unavailable, errHangs) || tries.Load() != 1 {
+			t.Errorf("unavailable: %v after %d tries, want that the first hangs", s.Unavailable, tries.Load())
 		}
 		close(free)
 		expectUnwell(t, "no longer", b.after(time.Minute), 1, nil)
