@@ -373,7 +373,7 @@ func TestBrokenGPUs(t *testing.T) {
 			}
 			return n
 		}
-		e.describe(strings.Replace(dgx, "set:", "set:\n  \"2\": {lost: true}", 1))
+		e.describe(strings.Replace(dgx, "\nset:", "\nset:\n  \"2\": {lost: true}", 1))
 		e.allocatable(map[string]int64{podspec.ResourceGPU: 5, podspec.ResourceGPUPercent: 500})
 		e.eventually(func() string {
 			if n := sick(); n != 1 {
@@ -408,11 +408,20 @@ func (e *env) agentWithoutWaiting(fake string) *agent {
 
 func TestFullCDIFolder(t *testing.T) {
 	e := start(t)
-	e.startAgent(dgx)
-	e.allocatable(wholeDGX)
 	e.must(os.MkdirAll(cdiDir, 0o755))
 	e.must(unix.Mount("tmpfs", cdiDir, "tmpfs", 0, "size=64k,mode=755"))
-	t.Cleanup(func() { e.must(unix.Unmount(cdiDir, unix.MNT_DETACH)) })
+	// containerd watches the folder that was there when it started.
+	watchAnew := func() {
+		e.containerd.kill()
+		e.must(e.startContainerd(context.WithoutCancel(t.Context())))
+	}
+	watchAnew()
+	t.Cleanup(func() {
+		e.must(unix.Unmount(cdiDir, unix.MNT_DETACH))
+		watchAnew()
+	})
+	e.startAgent(dgx)
+	e.allocatable(wholeDGX)
 	filler := cdiDir + "/filler"
 	f, err := os.Create(filler)
 	e.must(err)
