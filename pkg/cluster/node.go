@@ -433,12 +433,17 @@ func (n *Node) CanGive(p Pod) error {
 		if c := with.conflict(&with.GPUs[i]); c != "" {
 			return errors.New(c)
 		}
-		state := without.GPUs[i].Partition
-		for _, inst := range u.Instances {
-			if !state.CanGive(inst) {
+		free := without.GPUs[i].Partition
+		state := free
+		for k, inst := range u.Instances {
+			// Those of one pod may overlap: an init container's and a later container's.
+			again := slices.ContainsFunc(u.Instances[:k], inst.Overlaps)
+			if !free.CanGive(inst) || !again && !state.CanGive(inst) {
 				return fmt.Errorf("%s/%s cannot give the MIG instance %s", n.Name, u.GPU, inst)
 			}
-			state = state.With(inst)
+			if !again {
+				state = state.With(inst)
+			}
 		}
 	}
 	left := with.Spare()

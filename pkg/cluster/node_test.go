@@ -420,6 +420,7 @@ func TestCanGive(t *testing.T) {
 		"a whole GPU in MIG mode":                 {"", "c=g3", "n/g3 is in MIG mode but held whole or shared by [ns/pod]"},
 		"nothing":                                 {"", "", "<nil>"},
 		"an instance beside a share of before":    {"c=g3:1m/1Mi", "c=g3:1g.6gb@0:1", "n/g3 is partitioned and shared at once by [ns/pod ns/there]"},
+		"an instance on slices of one before it":  {"", "~i=g3:2g.12gb@0:2;c=g3:1g.6gb@1:1", "<nil>"},
 		"an instance with one that is then taken": {"", "~i=g3:1g.6gb@0:1;c=g3:1g.6gb@0:1", "<nil>"},
 	}
 	for name, tc := range tests {
