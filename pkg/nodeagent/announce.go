@@ -30,10 +30,15 @@ type announcer struct {
 
 // run announces changes until ctx ends. Of a state that is replaced before anybody looked nothing is said.
 func (a *announcer) run(ctx context.Context) {
-	last := &State{}
+	last, found := &State{}, false
 	for {
 		state, changed := a.board.look()
 		if state != nil {
+			if !found && state.Unavailable == nil {
+				found = true
+				klog.FromContext(ctx).Info("Looked for the node's GPUs", "driver", state.Host.DriverVersion, "cuda", state.Host.CUDAVersion,
+					"gpus", len(state.Devices), "unhealthy", len(state.Devices)-len(healthy(state.Devices)))
+			}
 			for _, n := range news(last, state) {
 				a.tell(ctx, n)
 			}
@@ -90,6 +95,10 @@ func news(old, now *State) (out []notice) {
 		}
 	}
 	return out
+}
+
+func healthy(devices []gpu.Device) []gpu.Device {
+	return slices.DeleteFunc(slices.Clone(devices), func(d gpu.Device) bool { return d.Unhealthy })
 }
 
 func deviceOf(devices []gpu.Device, id gpu.ID) (gpu.Device, bool) {

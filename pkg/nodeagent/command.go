@@ -238,18 +238,23 @@ func newVersion() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			version, revision := "unknown", ""
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						revision = ", revision " + s.Value
-					}
-				}
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "weft-node %s%s\n", version, revision)
+			fmt.Fprintf(cmd.OutOrStdout(), "weft-node %s\n", version())
 		},
 	}
+}
+
+// version says what was built, and from what.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return info.Main.Version + ", revision " + s.Value
+		}
+	}
+	return info.Main.Version
 }
 
 // validOutput checks the value of -o.

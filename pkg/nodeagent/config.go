@@ -86,8 +86,12 @@ func (p PathConfig) podResources() string {
 func (d DriverConfig) validate() error {
 	var errs []error
 	for _, f := range [][2]string{
-		{"nvml-library", d.Library}, {"driver-root", d.Root}, {"dev-root", d.DevRoot},
-		{"host-driver-root", d.HostRoot}, {"host-dev-root", d.HostDevRoot}, {"nvidia-cdi-hook-path", d.Hook},
+		{"nvml-library", d.Library},
+		{"driver-root", d.Root},
+		{"dev-root", d.DevRoot},
+		{"host-driver-root", d.HostRoot},
+		{"host-dev-root", d.HostDevRoot},
+		{"nvidia-cdi-hook-path", d.Hook},
 	} {
 		errs = append(errs, validPath(f[0], f[1], true))
 	}

@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ type labeller struct {
 	relabelled chan struct{}
 	// retry is the pause after a failure.
 	retry time.Duration
+	// foreign are the labels that were left to others the last time.
+	foreign []string
 }
 
 // labelsOf is the labels for a state; none when the node has no GPU. The GPUs of a node are meant to be alike; where they are not, the
@@ -88,15 +91,21 @@ func (l *labeller) run(ctx context.Context) {
 // apply makes the labels of our own exactly these. Those that others have set otherwise are left to them.
 func (l *labeller) apply(ctx context.Context, labels map[string]string) error {
 	labels = maps.Clone(labels)
+	var left []string
 	for {
 		// The UID, so that a node that was deleted is not created again.
 		node := corev1.Node(l.node.Name).WithUID(l.node.UID).WithLabels(labels)
 		_, err := l.client.CoreV1().Nodes().Apply(ctx, node, metav1.ApplyOptions{FieldManager: fieldManager})
 		foreign := conflicting(err, labels)
 		if len(foreign) == 0 {
+			l.foreign = left
 			return err
 		}
-		klog.FromContext(ctx).Info("Labels of the node are somebody else's and are left as they are", "labels", foreign, "conflict", err)
+		left = append(left, foreign...)
+		slices.Sort(left)
+		if !slices.Equal(left, l.foreign) {
+			klog.FromContext(ctx).Info("Labels of the node are somebody else's and are left as they are", "labels", foreign, "conflict", err)
+		}
 		for _, name := range foreign {
 			delete(labels, name)
 		}
