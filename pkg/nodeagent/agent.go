@@ -57,7 +57,8 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer a.kubelet.Close()
-	klog.FromContext(ctx).Info("Starting", "version", version(), "node", c.NodeName, "mode", c.Mode, "sharedGPUs", c.SharedGPUs, "http", listener.Addr())
+	klog.FromContext(ctx).Info("Starting", "version", version(), "node", c.NodeName, "mode", c.Mode, "sharedGPUs", c.SharedGPUs,
+		"http", listener.Addr())
 	return a.run(ctx, listener)
 }
 

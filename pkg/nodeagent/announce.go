@@ -76,7 +76,8 @@ func news(old, now *State) (out []notice) {
 	case now.Unavailable != nil && (old.Unavailable == nil || old.Unavailable.Error() != now.Unavailable.Error()):
 		out = append(out, notice{true, eventUnavailable, fmt.Sprintf("%v; trying again until it is there", now.Unavailable)})
 	case now.Unavailable == nil && old.Unavailable != nil:
-		out = append(out, notice{false, eventAvailable, fmt.Sprintf("NVML is there: driver %s, %s", now.Host.DriverVersion, plural(len(now.Devices), "GPU"))})
+		text := fmt.Sprintf("NVML is there: driver %s, %s", now.Host.DriverVersion, plural(len(now.Devices), "GPU"))
+		out = append(out, notice{false, eventAvailable, text})
 	}
 	for _, d := range now.Devices {
 		was, known := deviceOf(old.Devices, d.ID)

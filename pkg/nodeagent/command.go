@@ -31,7 +31,9 @@ func NewCommand(open func(nvml.Options) (*nvml.Library, error)) *cobra.Command {
 	c := &Config{
 		NodeName: os.Getenv("NODE_NAME"), Open: open, Mode: ModeAll, Listen: "127.0.0.1:9411",
 		Driver: DriverConfig{Root: "/", Hook: "/usr/bin/nvidia-cdi-hook"},
-		Paths:  PathConfig{Kubelet: "/var/lib/kubelet", DevicePlugins: filepath.Clean(pluginapi.DevicePluginPath), CDI: "/var/run/cdi", State: "/var/lib/weft"},
+		Paths: PathConfig{
+			Kubelet: "/var/lib/kubelet", DevicePlugins: filepath.Clean(pluginapi.DevicePluginPath), CDI: "/var/run/cdi", State: "/var/lib/weft",
+		},
 	}
 	if c.NodeName == "" {
 		c.NodeName, _ = os.Hostname() // empty is refused later, with the flag's name
@@ -91,17 +93,23 @@ func newRun(c *Config) *cobra.Command {
 	f.StringVar(&c.NodeName, "node-name", c.NodeName, "name of the Node that this runs on; by default $NODE_NAME, else the host's name")
 	c.addModeFlags(f)
 	f.StringVar(&c.Paths.Kubelet, "kubelet-dir", c.Paths.Kubelet, "the kubelet's --root-dir, which has its PodResources socket")
-	f.StringVar(&c.Paths.DevicePlugins, "device-plugin-dir", c.Paths.DevicePlugins, "folder of the kubelet's device plugins and of its checkpoint of them; it does not follow its --root-dir")
-	f.StringVar(&c.Paths.CDI, "cdi-dir", c.Paths.CDI, "folder of CDI specifications that the container runtime reads; best on a tmpfs, as /var/run is")
-	f.StringVar(&c.Paths.State, "state-dir", c.Paths.State, "folder on a disk for what has to outlive this process: who holds which GPU")
-	f.StringVar(&c.Listen, "listen", c.Listen, "address and port for HTTP: /metrics, /allocations, /healthz and /readyz, without authentication")
+	f.StringVar(&c.Paths.DevicePlugins, "device-plugin-dir", c.Paths.DevicePlugins,
+		"folder of the kubelet's device plugins and of its checkpoint of them; it does not follow its --root-dir")
+	f.StringVar(&c.Paths.CDI, "cdi-dir", c.Paths.CDI,
+		"folder of CDI specifications that the container runtime reads; best on a tmpfs, as /var/run is")
+	f.StringVar(&c.Paths.State, "state-dir", c.Paths.State,
+		"folder on a disk for what has to outlive this process: who holds which GPU, and which GPUs the node had")
+	f.StringVar(&c.Listen, "listen", c.Listen,
+		"address and port for HTTP: /metrics, /allocations, /healthz and /readyz, without authentication")
 	c.Health.addFlags(f)
 	return cmd
 }
 
 // addModeFlags adds what decides which GPUs are given out, and how.
 func (c *Config) addModeFlags(f *pflag.FlagSet) {
-	f.StringVar((*string)(&c.Mode), "mode", string(c.Mode), `what is given out: "all" (whole GPUs, shares and MIG instances), or "fractions" (shares of --shared-gpus only, beside NVIDIA's device plugin, which has to be kept from those GPUs by its NVIDIA_VISIBLE_DEVICES)`)
+	f.StringVar((*string)(&c.Mode), "mode", string(c.Mode), `what is given out: "all" (whole GPUs, shares and MIG instances), or `+
+		`"fractions" (shares of --shared-gpus only, beside NVIDIA's device plugin, which has to be kept from those GPUs by its `+
+		`NVIDIA_VISIBLE_DEVICES)`)
 	f.StringSliceVar(&c.SharedGPUs, "shared-gpus", nil, "for --mode fractions: the GPUs to share, by index or UUID, such as 4,5")
 	f.StringVar(&c.MPSRoot, "mps-root", c.MPSRoot, `folder of the MPS control daemons that "weft-node mps" runs; empty where there are none`)
 }
@@ -187,7 +195,8 @@ the folder <mps-root>/shm mounted at its /dev/shm. It changes no setting of a GP
 	f.StringVar(&s.Root, "mps-root", s.Root, "folder for the daemons; best on a tmpfs, as /run is")
 	f.StringSliceVar(&only, "gpus", nil, "the GPUs to run daemons for, by index or UUID; by default all that are not in MIG mode")
 	f.StringVar(&s.Program, "mps-control", s.Program, "NVIDIA's program nvidia-cuda-mps-control")
-	f.BoolVar(&s.OneUser, "one-user", false, "serve the processes of one user of the system at a time; those of another wait until the last of the first has ended. By default one server, of root, serves all")
+	f.BoolVar(&s.OneUser, "one-user", false, "serve the processes of one user of the system at a time; those of another wait until the "+
+		"last of the first has ended. By default one server, of root, serves all")
 	return cmd
 }
 

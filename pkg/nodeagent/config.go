@@ -155,7 +155,8 @@ func validSelectors(flag string, selectors []string) error {
 	for i, s := range selectors {
 		isUUID := strings.HasPrefix(s, "GPU-") && gpu.ID(s).Validate() == nil
 		if !isUUID && !indexPattern.MatchString(s) {
-			errs = append(errs, fmt.Errorf("--%s has %q: want an index such as 4, or a UUID such as GPU-8f2c…, as nvidia-smi -L prints them", flag, s))
+			errs = append(errs, fmt.Errorf("--%s has %q: want an index such as 4, or a UUID such as GPU-8f2c…, as nvidia-smi -L prints them",
+				flag, s))
 		}
 		for _, before := range selectors[:i] {
 			if before == s {

@@ -21,9 +21,12 @@ type HealthConfig struct {
 }
 
 func (h *HealthConfig) addFlags(f *pflag.FlagSet) {
-	f.DurationVar(&h.Quarantine, "health-quarantine", 30*time.Second, "how long the driver must have wanted no recovery after a critical error (Xid) before a GPU is given out again; it doubles each time that this happens again within an hour")
-	f.DurationVar(&h.BlindQuarantine, "health-quarantine-blind", 10*time.Minute, "the same where the driver does not say whether it wants recovery")
-	f.Func("health-ignored-xids", "numbers of Xids that are not taken for a GPU's fault, such as 94,95, besides those that programs cause", func(text string) error {
+	f.DurationVar(&h.Quarantine, "health-quarantine", 30*time.Second, "how long the driver must have wanted no recovery after a critical "+
+		"error (Xid) before a GPU is given out again; it doubles each time that this happens again within an hour")
+	f.DurationVar(&h.BlindQuarantine, "health-quarantine-blind", 10*time.Minute,
+		"the same where the driver does not say whether it wants recovery")
+	ignored := "numbers of Xids that are not taken for a GPU's fault, such as 94,95, besides those that programs cause"
+	f.Func("health-ignored-xids", ignored, func(text string) error {
 		h.Ignored = nil
 		for _, word := range commas(text) {
 			n, err := strconv.ParseUint(word, 10, 32)

@@ -237,7 +237,8 @@ func (p Probe) text() string {
 	for _, s := range p.ResourceSlices {
 		devices += len(s.Spec.Devices)
 	}
-	fmt.Fprintf(&b, "\nWould publish %s in %s of driver %s (see -o yaml)\n", plural(devices, "device"), plural(len(p.ResourceSlices), "ResourceSlice"), inventory.Driver)
+	fmt.Fprintf(&b, "\nWould publish %s in %s of driver %s (see -o yaml)\n",
+		plural(devices, "device"), plural(len(p.ResourceSlices), "ResourceSlice"), inventory.Driver)
 	b.WriteString("\nWould set labels on the Node:\n")
 	for _, name := range slices.Sorted(maps.Keys(p.Labels)) {
 		fmt.Fprintf(&b, "  %s=%s\n", name, p.Labels[name])

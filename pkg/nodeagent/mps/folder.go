@@ -86,7 +86,8 @@ func shareMemory(root, devShm string) error {
 		return err
 	}
 	if got, err := os.Stat(devShm); err != nil || !os.SameFile(want, got) {
-		return fmt.Errorf("%s is not %s: mount that folder there, or the clients of MPS do not find what the daemons share with them", devShm, folder)
+		return fmt.Errorf("%s is not %s: mount that folder there, or the clients of MPS do not find what the daemons share with them",
+			devShm, folder)
 	}
 	return nil
 }
