@@ -42,7 +42,7 @@ func TestValidate(t *testing.T) {
 		"a port that is none":    {func(c *Config) { c.Listen = "127.0.0.1:99999" }, `--listen is "127.0.0.1:99999": want an address and a port, such as 127.0.0.1:9411 or [::1]:9411`},
 		"a quarantine without end": {
 			func(c *Config) { c.Health.Quarantine = 48 * time.Hour },
-			"--health-quarantine or --health-quarantine-blind: quarantine 48h0m0s: want 0 (the default) to 24h",
+			"--health-quarantine or --health-quarantine-blind: quarantine 48h0m0s: want 0 (the default) to 24h0m0s",
 		},
 		"two things, each on a line": {func(c *Config) { c.Mode, c.Listen = "x", "y" }, "--mode is \"x\": want all or fractions\n--listen is \"y\": want an address and a port, such as 127.0.0.1:9411 or [::1]:9411"},
 	} {
