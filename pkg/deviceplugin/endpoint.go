@@ -130,7 +130,7 @@ func (e *endpoint) register(ctx context.Context) (_ *server, kubelet os.FileInfo
 	if kubelet, err = os.Stat(path); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errNoKubelet, err)
 	}
-	s, err := newServer(e.dir, e.resource, e.handler, e.feed, e.logger)
+	s, err := newServer(e.dir, e.resource, e.handler, e.feed, e.times.stale, e.logger)
 	if err != nil {
 		return nil, kubelet, err
 	}

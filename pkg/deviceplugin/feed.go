@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -60,13 +61,14 @@ func deviceList(slots map[string]bool, limit int) ([]*pluginapi.Device, error) {
 type feed struct {
 	mu   sync.Mutex
 	list []*pluginapi.Device
-	// changed is closed when list is replaced.
+	// changed is closed when list is replaced, or to be sent again.
 	changed chan struct{}
+	resent  time.Time
 }
 
 func newFeed(list []*pluginapi.Device) *feed { return &feed{list: list, changed: make(chan struct{})} }
 
-// get is the list, which must not be written to, and a channel that is closed when there is another one.
+// get is the list, which must not be written to, and a channel that is closed when there is another one to send.
 func (f *feed) get() ([]*pluginapi.Device, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,6 +82,21 @@ func (f *feed) set(list []*pluginapi.Device) {
 		return
 	}
 	f.list = list
+	f.notify()
+}
+
+// resend has the list sent again as it is, at most once in the interval.
+func (f *feed) resend(interval time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); now.Sub(f.resent) >= interval {
+		f.resent = now
+		f.notify()
+	}
+}
+
+// notify wakes who sends the list. The caller holds mu.
+func (f *feed) notify() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }

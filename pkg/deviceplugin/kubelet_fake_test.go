@@ -231,7 +231,7 @@ func (a answers) PreStart(ctx context.Context, r slot.Resource, slots []string) 
 
 // testTimes pauses so short that a test does not notice, and never falls back on looking.
 var testTimes = times{
-	poll: time.Hour, register: longWait, watch: longWait, stable: time.Hour, settle: time.Millisecond,
+	poll: time.Hour, register: longWait, watch: longWait, stable: time.Hour, settle: time.Millisecond, stale: time.Hour,
 	first: time.Millisecond, most: 10 * time.Millisecond,
 }
 

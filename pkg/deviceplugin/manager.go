@@ -28,7 +28,8 @@ type Handler interface {
 	// pod for good, with the error's text.
 	Allocate(ctx context.Context, r slot.Resource, slots []string) (cdiDevice string, err error)
 	// PreStart returns when the container may be created. ctx ends a little before the kubelet gives up. The error's text
-	// reaches the pod's events, and the kubelet tries again later.
+	// reaches the pod's events, and the kubelet tries again later. What the kubelet says who holds the slots may be wrong at first: it is
+	// made to write its checkpoint anew for a PreStart that takes longer than a second.
 	PreStart(ctx context.Context, r slot.Resource, slots []string) error
 }
 
@@ -52,13 +53,15 @@ type times struct {
 	stable time.Duration
 	// settle is how long the kubelet is given to take the last list of a resource that is gone.
 	settle time.Duration
+	// stale is how long a PreStart may take before the kubelet's checkpoint is suspected; see server.PreStartContainer.
+	stale time.Duration
 	// first and most are the shortest and the longest pause between two attempts.
 	first, most time.Duration
 }
 
 var defaultTimes = times{
 	poll: 10 * time.Second, register: 20 * time.Second, watch: 30 * time.Second, stable: time.Minute, settle: time.Second,
-	first: 200 * time.Millisecond, most: 30 * time.Second,
+	stale: time.Second, first: 200 * time.Millisecond, most: 30 * time.Second,
 }
 
 // backoff is the pauses between attempts, from the first on.

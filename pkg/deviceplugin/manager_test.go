@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -506,6 +507,53 @@ func TestCallsThatWaitEndWithTheManager(t *testing.T) {
 	if err := <-answered; status.Code(err) != codes.Canceled || !strings.Contains(err.Error(), "waiting for the pod's assignment") {
 		t.Errorf("a call that waited when the manager ended: %v; want the handler's own error", err)
 	}
+}
+
+func TestSlowPreStartMakesTheKubeletWriteItsCheckpoint(t *testing.T) {
+	dir := shortDir(t)
+	k := startKubelet(t, dir, nil)
+	leave := make(chan struct{})
+	soon := testTimes
+	soon.stale = time.Millisecond
+	m, _ := startManager(t, dir, answers{preStart: func(context.Context, slot.Resource, []string) error {
+		<-leave
+		return nil
+	}}, soon)
+	m.Set(offerOf(whole, map[string]bool{"gpu-0": true}))
+	p := k.awaitList("nvidia.com/gpu", map[string]string{"gpu-0": healthy})
+	answered := make(chan error, 1)
+	go func() {
+		_, err := p.client.PreStartContainer(context.Background(), &pluginapi.PreStartContainerRequest{DevicesIds: []string{"gpu-0"}})
+		answered <- err
+	}()
+	k.await("the list again", func() bool { return len(p.lists) == 2 })
+	if diff := cmp.Diff(p.lists[0], p.lists[1]); diff != "" {
+		t.Errorf("the second list (-first +second):\n%s", diff)
+	}
+	close(leave)
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListIsSentAgainAtMostOnceInAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFeed(nil)
+		sent := 0
+		for range 100 {
+			_, changed := f.get()
+			f.resend(time.Second)
+			select {
+			case <-changed:
+				sent++
+			default:
+			}
+			time.Sleep(100 * time.Millisecond) // the bubble's clock
+		}
+		if sent != 10 {
+			t.Errorf("sent again %d times in 10 s; want 10", sent)
+		}
+	})
 }
 
 func TestBackoffGrowsAndIsBounded(t *testing.T) {

@@ -44,7 +44,9 @@ type server struct {
 	resource slot.Resource
 	handler  Handler
 	feed     *feed
-	logger   klog.Logger
+	// stale is after which time a PreStart has the kubelet write its checkpoint anew.
+	stale  time.Duration
+	logger klog.Logger
 
 	socket string
 	grpc   *grpc.Server
@@ -65,7 +67,7 @@ type server struct {
 }
 
 // newServer serves the resource on a new socket in dir.
-func newServer(dir string, r slot.Resource, h Handler, f *feed, logger klog.Logger) (*server, error) {
+func newServer(dir string, r slot.Resource, h Handler, f *feed, stale time.Duration, logger klog.Logger) (*server, error) {
 	// The name is for people who look into the directory, the number makes it unique. A file that exists is an error, and the
 	// next attempt takes another number.
 	name := fmt.Sprintf("%s%s-%08x%s", socketPrefix, strings.ReplaceAll(r.String(), "+", "."), rand.Uint32(), socketSuffix)
@@ -75,7 +77,7 @@ func newServer(dir string, r slot.Resource, h Handler, f *feed, logger klog.Logg
 		return nil, fmt.Errorf("listening for the kubelet: %w", err)
 	}
 	s := &server{
-		resource: r, handler: h, feed: f, logger: logger, socket: socket,
+		resource: r, handler: h, feed: f, stale: stale, logger: logger, socket: socket,
 		served: make(chan struct{}), stopping: make(chan struct{}), watched: make(chan struct{}), lost: make(chan struct{}),
 	}
 	s.calling, s.hangUp = context.WithCancel(context.Background())
@@ -252,6 +254,11 @@ func (s *server) PreStartContainer(ctx context.Context, req *pluginapi.PreStartC
 	ctx, cancel := context.WithDeadline(klog.NewContext(ctx, s.logger), deadline.Add(-preStartMargin))
 	defer cancel()
 	defer context.AfterFunc(s.calling, cancel)()
+	// A kubelet that counts devices and allocates some at the same moment may write its checkpoint without these last, for what it
+	// collects first it can write last. It writes it again when it is told of devices, so a handler that waits for the kubelet to say
+	// who holds the slots need not wait for the next pod.
+	again := time.AfterFunc(s.stale, func() { s.feed.resend(s.stale) })
+	defer again.Stop()
 	if err := s.handler.PreStart(ctx, s.resource, slots); err != nil {
 		s.logger.Error(err, "Refused to start a container", "slots", len(slots), "first", slots[0])
 		return nil, refusal(err)

@@ -47,8 +47,8 @@ func BenchmarkAllocate(b *testing.B) {
 			g.shareAll()
 			var mu sync.Mutex
 			var inBook []time.Duration
-			n := newNode(b, g.offers(), func(claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
-				return timed{g.handler(claims), &mu, &inBook}
+			n := newNode(b, g.offers(), func(n *node, claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
+				return timed{g.handler(n, claims), &mu, &inBook}
 			})
 			what := spec{main: []v1.Container{container("main", shared, share)}}
 			if got := len(g.offers()[shared]); got != 800 {

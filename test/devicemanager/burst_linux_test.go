@@ -3,6 +3,7 @@ package devicemanager
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -142,6 +143,49 @@ func TestConcurrentStarts(t *testing.T) {
 	g.verify(n, true)
 }
 
+// TestCheckpointWithoutTheLastPod: a kubelet that counts devices and allocates some at the same moment may write the checkpoint from
+// before the allocation last. The container starts all the same.
+func TestCheckpointWithoutTheLastPod(t *testing.T) {
+	for name, of := range map[string]slot.Resource{"slots of nobody": shared, "slots of a pod that is gone": whole} {
+		t.Run(name, func(t *testing.T) {
+			g := newGiven(t)
+			n := newNode(t, g.offers(), g.handler)
+			what := spec{init: []v1.Container{container("init", of, 6)}, main: []v1.Container{container("main", of, 6)}}
+			if of == whole {
+				old := n.newPod(what)
+				g.assign(n, old.Pod)
+				if err := n.admit(old); err != nil {
+					t.Fatal(err)
+				}
+				n.delete(old)
+			}
+			before, err := os.ReadFile(checkpointFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := n.newPod(what)
+			if !g.assign(n, p.Pod) {
+				t.Fatal("the pod does not fit")
+			}
+			if err := n.admit(p); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(checkpointFile, before, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range p.containers() {
+				devices, err := n.start(p, c.Name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.started(p, c, devices)
+			}
+			n.check(true)
+			g.verify(n, true)
+		})
+	}
+}
+
 // TestRefusals: the kubelet says why a container does not start.
 func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -158,8 +202,6 @@ func TestRefusals(t *testing.T) {
 			g := newGiven(t)
 			n := newNode(t, g.offers(), g.handler)
 			p := n.newPod(spec{main: []v1.Container{container("main", shared, 25)}})
-			g.assign(n, p.Pod) // also tells it which node it is
-			delete(p.Annotations, podspec.AnnotationGPUs)
 			if test.assignment != "" {
 				p.Annotations = map[string]string{podspec.AnnotationGPUs: test.assignment}
 			}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	oci "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
-	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/clock"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/specs-go"
 
@@ -33,7 +33,7 @@ import (
 type given struct {
 	t     testing.TB
 	dir   string
-	clock *clocktesting.FakeClock
+	clock *shiftedClock
 	gpus  cluster.Inventory
 
 	mu      sync.Mutex
@@ -42,8 +42,28 @@ type given struct {
 	changed chan struct{}
 }
 
+// shiftedClock is the real clock, but for the time that tests have skipped.
+type shiftedClock struct {
+	clock.RealClock
+	mu    sync.Mutex
+	shift time.Duration
+}
+
+func (c *shiftedClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.RealClock.Now().Add(c.shift)
+}
+
+// Step skips some time.
+func (c *shiftedClock) Step(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shift += d
+}
+
 func newGiven(t testing.TB) *given {
-	g := &given{t: t, dir: t.TempDir(), clock: clocktesting.NewFakeClock(time.Unix(1_000_000, 0)), changed: make(chan struct{})}
+	g := &given{t: t, dir: t.TempDir(), clock: &shiftedClock{}, changed: make(chan struct{})}
 	var devices []gpu.Device
 	for i := range 8 {
 		d := gpu.Device{
@@ -77,7 +97,7 @@ func (g *given) offers() map[slot.Resource]map[string]bool {
 	return out
 }
 
-func (g *given) handler(claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
+func (g *given) handler(n *node, claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
 	h, err := handout.Open(context.Background(), handout.Options{
 		Node: "node-a", CheckpointPath: g.checkpoint(), CDIDir: g.cdiDir(), Kubelet: claims, Pods: g, Clock: g.clock,
 		Inventory: func() cluster.Inventory { return g.gpus },
@@ -94,7 +114,7 @@ func (g *given) handler(claims func(context.Context) slot.Kubelet) deviceplugin.
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.handout = h
+	g.node, g.handout = n, h
 	return h
 }
 
@@ -108,9 +128,6 @@ func (g *given) Snapshot() (map[string]slot.Pod, bool) {
 	n := g.node
 	g.mu.Unlock()
 	out := map[string]slot.Pod{}
-	if n == nil {
-		return out, false
-	}
 	for _, p := range n.active() {
 		out[string(p.UID)] = read(p)
 	}
@@ -165,9 +182,6 @@ func (g *given) taken(n *node) *cluster.Node {
 }
 
 func (g *given) assign(n *node, p *v1.Pod) bool {
-	g.mu.Lock()
-	g.node = n
-	g.mu.Unlock()
 	request, err := podspec.PendingRequest(p)
 	if err != nil {
 		g.t.Fatal(err)

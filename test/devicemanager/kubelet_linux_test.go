@@ -25,6 +25,9 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 
 	"google.golang.org/grpc"
+
+	"weft.sh/weft/pkg/deviceplugin"
+	"weft.sh/weft/pkg/slot"
 )
 
 const (
@@ -138,6 +141,19 @@ func (k *kubelet) counts(resource string) (capacity, allocatable int64) {
 	all, usable, _ := k.devices.GetCapacity(klog.Background())
 	c, a := all[v1.ResourceName(resource)], usable[v1.ResourceName(resource)]
 	return c.Value(), a.Value()
+}
+
+// rewriteCheckpoint makes the kubelet write its checkpoint: it is told of slots that it knows.
+func (k *kubelet) rewriteCheckpoint(r slot.Resource, slots map[string]bool) {
+	answer := &pluginapi.ListAndWatchResponse{}
+	for id, healthy := range slots {
+		d := &pluginapi.Device{ID: id, Health: pluginapi.Unhealthy}
+		if healthy {
+			d.Health = pluginapi.Healthy
+		}
+		answer.Devices = append(answer.Devices, d)
+	}
+	k.devices.PluginListAndWatchReceiver(klog.Background(), deviceplugin.ResourceName(r), answer)
 }
 
 // podResourcesView is what the PodResources server shows, from a device manager, as the kubelet's container manager does.

@@ -19,7 +19,7 @@ type world interface {
 	offers() map[slot.Resource]map[string]bool
 	sick(r *rand.Rand) map[slot.Resource]map[string]bool
 	// handler is the handler of an agent that starts.
-	handler(claims func(context.Context) slot.Kubelet) deviceplugin.Handler
+	handler(n *node, claims func(context.Context) slot.Kubelet) deviceplugin.Handler
 	// assign is the scheduler: it reports whether the pod is bound to the node.
 	assign(n *node, p *v1.Pod) bool
 	// started checks what a container got that was started.

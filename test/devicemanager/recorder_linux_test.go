@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"weft.sh/weft/pkg/deviceplugin"
 	"weft.sh/weft/pkg/slot"
@@ -12,6 +13,7 @@ import (
 
 // recorder is a handler that gives every Allocate a name of its own and remembers what the kubelet said at each PreStart.
 type recorder struct {
+	node   *node
 	claims func(context.Context) slot.Kubelet
 	memory *memory
 }
@@ -29,13 +31,12 @@ type memory struct {
 type start struct {
 	resource slot.Resource
 	slots    []string
-	said     slot.Kubelet
 	owners   []slot.Owner
 	err      error
 }
 
-func (m *memory) handler(claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
-	return recorder{claims, m}
+func (m *memory) handler(n *node, claims func(context.Context) slot.Kubelet) deviceplugin.Handler {
+	return recorder{n, claims, m}
 }
 
 // take is the starts since the last time.
@@ -60,8 +61,21 @@ func (r recorder) Allocate(_ context.Context, _ slot.Resource, slots []string) (
 }
 
 func (r recorder) PreStart(ctx context.Context, resource slot.Resource, slots []string) error {
-	s := start{resource: resource, slots: slots, said: r.claims(ctx)}
-	s.owners, s.err = slot.Book{}.Owners(resource, slots, s.said)
+	s := start{resource: resource, slots: slots}
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		said := r.claims(ctx)
+		s.owners, s.err = slot.Book{}.Owners(resource, slots, said)
+		// The kubelet may have written the checkpoint of before it allocated these last; a handler has to wait for the next.
+		if s.err == nil && r.node.has(s.owners[0].UID) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+		}
+	}
 	r.memory.mu.Lock()
 	defer r.memory.mu.Unlock()
 	r.memory.starts = append(r.memory.starts, s)
