@@ -18,6 +18,5 @@
 //
 // # What it does not do
 //
-// It changes no setting of a device, with one exception that must be asked for by name: [Library.CreateInstance] and
-// [Library.DestroyInstance]. It decides nothing: which GPU is given to whom is decided elsewhere.
+// It changes no setting of a device. It decides nothing: which GPU is given to whom is decided elsewhere.
 package nvml

@@ -66,7 +66,7 @@ type editor struct {
 
 // Edits is what a container needs to use exactly these GPUs and MIG devices, by UUID: device nodes, the driver's libraries
 // and programs, hooks, and NVIDIA_VISIBLE_DEVICES=void, so that NVIDIA's own runtime adds nothing. What does not depend on
-// the device is searched once per driver version; see [Library.ForgetEdits]. The caller owns the result.
+// the device is searched once per driver version. The caller owns the result.
 //
 // Under the driver root there have to be the driver's libraries, at least one libcuda.so.<version> or
 // libnvidia-ml.so.<version>, in a folder where distributions have them, such as usr/lib64 or usr/lib/x86_64-linux-gnu. Under
@@ -107,13 +107,6 @@ func (l *Library) Edits(opts EditOptions, uuids ...string) (*specs.ContainerEdit
 	}
 	toHost(opts, &spec.ContainerEdits)
 	return &spec.ContainerEdits, nil
-}
-
-// ForgetEdits makes the next call of Edits search the driver's files again. A new version of the driver does that by itself.
-func (l *Library) ForgetEdits() {
-	l.edits.mu.Lock()
-	defer l.edits.mu.Unlock()
-	l.edits.by = nil
 }
 
 // editor is the generator for these options, with the common edits.
