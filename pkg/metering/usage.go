@@ -1,6 +1,7 @@
 package metering
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -176,4 +177,28 @@ func readCgroup(procRoot string, pid int) (string, error) {
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxCgroupBytes))
 	return string(text), err
+}
+
+// RunningPods is the UIDs of the pods that have processes, by the control groups under procRoot; /proc when that is empty.
+func RunningPods(procRoot string) map[string]bool {
+	procRoot = cmp.Or(procRoot, "/proc")
+	pods := map[string]bool{}
+	entries, err := os.ReadDir(procRoot)
+	if err != nil {
+		return pods
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		text, err := readCgroup(procRoot, pid)
+		if err != nil {
+			continue // it has ended
+		}
+		if o, ok := parseCgroup(text); ok {
+			pods[o.uid] = true
+		}
+	}
+	return pods
 }

@@ -225,3 +225,18 @@ func TestWhatCannotBeAttributed(t *testing.T) {
 		})
 	}
 }
+
+func TestRunningPods(t *testing.T) {
+	root := procOf(t, map[int]string{
+		1: "0::/init.scope\n", 2: cgroupOf(podA, id1), 3: cgroupOf(podA, id2), 4: "no control group",
+	})
+	if err := os.MkdirAll(filepath.Join(root, "self"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{podA: true}, RunningPods(root)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if got := RunningPods(filepath.Join(root, "missing")); len(got) != 0 {
+		t.Errorf("without a folder of processes: %v", got)
+	}
+}

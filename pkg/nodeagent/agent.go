@@ -82,7 +82,7 @@ func newAgent(ctx context.Context, c Config) (*agent, error) {
 	a.hardware = newHardware(c, a.board)
 	a.driver = a.hardware.driver
 	var err error
-	if a.pods, err = nodepods.New(c.Client, c.NodeName); err != nil {
+	if a.pods, err = nodepods.New(c.Client, c.NodeName, func() map[string]bool { return metering.RunningPods("") }); err != nil {
 		return nil, err
 	}
 	if a.runs, err = newContainers(c.Client, c.NodeName); err != nil {

@@ -34,6 +34,10 @@ type Pods struct {
 	changed chan struct{}
 	// ended are those among pods that were over when they were deleted, the first first: remembered at most.
 	ended []string
+	// deleted are those among pods that were not. They stay while processes of theirs run.
+	deleted map[string]bool
+	// running are the UIDs of the pods with processes on the node.
+	running func() map[string]bool
 }
 
 // remembered is how many pods that were over and are gone stay known. The kubelet ends a pod, says so, and deletes it, so quickly that
@@ -42,8 +46,10 @@ const remembered = 300
 
 var _ handout.Pods = (*Pods)(nil)
 
-// New makes Pods of the node; it knows none before Run. The client needs to get, list and watch pods.
-func New(client kubernetes.Interface, node string) (*Pods, error) {
+// New makes Pods of the node; it knows none before Run. The client needs to get, list and watch pods. running is which pods, by UID, have
+// processes on the node now: one that is deleted by force is gone for the API server, and soon for the kubelet, before its containers have
+// ended (kubernetes/kubernetes#104824), and holds what it holds until they have.
+func New(client kubernetes.Interface, node string, running func() map[string]bool) (*Pods, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0,
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()
@@ -51,7 +57,7 @@ func New(client kubernetes.Interface, node string) (*Pods, error) {
 		informers.WithTransform(strip))
 	p := &Pods{
 		client: client, node: node, informer: factory.Core().V1().Pods().Informer(),
-		pods: map[string]slot.Pod{}, changed: make(chan struct{}),
+		pods: map[string]slot.Pod{}, changed: make(chan struct{}), deleted: map[string]bool{}, running: running,
 	}
 	registration, err := p.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { p.note(nil, obj) },
@@ -75,6 +81,11 @@ func (p *Pods) Snapshot() (pods map[string]slot.Pod, all bool) {
 	all = p.delivered()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.deleted) > 0 {
+		pods := maps.Clone(p.pods)
+		p.forget(pods)
+		p.set(pods)
+	}
 	return p.pods, all
 }
 
@@ -108,6 +119,7 @@ func (p *Pods) note(before, after any) {
 	now, there := after.(*v1.Pod)
 	if there {
 		pods[string(now.UID)] = read(now)
+		delete(p.deleted, string(now.UID))
 	}
 	if pod, ok := before.(*v1.Pod); ok && !(there && pod.UID == now.UID) {
 		// A deletion comes with the last state, which may be news.
@@ -115,13 +127,33 @@ func (p *Pods) note(before, after any) {
 			pods[uid] = read(pod)
 			p.ended = append(p.ended, uid)
 		} else {
-			delete(pods, uid)
+			p.deleted[uid] = true
 		}
 	}
 	for len(p.ended) > remembered {
 		delete(pods, p.ended[0])
 		p.ended = p.ended[1:]
 	}
+	p.forget(pods)
+	p.set(pods)
+}
+
+// forget takes those out that were deleted and have no process any more. p.mu must be held.
+func (p *Pods) forget(pods map[string]slot.Pod) {
+	if len(p.deleted) == 0 {
+		return
+	}
+	running := p.running()
+	for uid := range p.deleted {
+		if !running[uid] {
+			delete(p.deleted, uid)
+			delete(pods, uid)
+		}
+	}
+}
+
+// set makes pods the current ones. p.mu must be held.
+func (p *Pods) set(pods map[string]slot.Pod) {
 	if maps.EqualFunc(p.pods, pods, same) {
 		return
 	}

@@ -50,11 +50,14 @@ func over(p *v1.Pod) *v1.Pod {
 	return p
 }
 
+// processes are the pods that have some; only TestDeletedByForce has any.
+var processes map[string]bool
+
 // following runs f in a bubble of synctest with Pods that follow a fake API server.
 func following(t *testing.T, f func(t *testing.T, client *fake.Clientset, p *Pods), objects ...runtime.Object) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset(objects...)
-		p, err := New(client, "node-a")
+		p, err := New(client, "node-a", func() map[string]bool { return processes })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +165,7 @@ func TestFollowsPods(t *testing.T) {
 
 // An informer that missed the deletion of a pod shows the next one of its name as an update of it.
 func TestADeletionThatWasMissed(t *testing.T) {
-	p, err := New(fake.NewClientset(), "node-a")
+	p, err := New(fake.NewClientset(), "node-a", func() map[string]bool { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +179,7 @@ func TestADeletionThatWasMissed(t *testing.T) {
 func TestGet(t *testing.T) {
 	elsewhere := pod("b", "elsewhere", "main=GPU-2")
 	elsewhere.Spec.NodeName = "node-b"
-	p, err := New(fake.NewClientset(pod("a", "here", "main=GPU-1"), elsewhere), "node-a")
+	p, err := New(fake.NewClientset(pod("a", "here", "main=GPU-1"), elsewhere), "node-a", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,4 +233,25 @@ func TestStrip(t *testing.T) {
 	if got, err := strip(42); got != 42 || err != nil {
 		t.Errorf("what is no pod: %v, %v", got, err)
 	}
+}
+
+func TestDeletedByForce(t *testing.T) {
+	processes = map[string]bool{"uid-1": true}
+	t.Cleanup(func() { processes = nil })
+	following(t, func(t *testing.T, client *fake.Clientset, p *Pods) {
+		for _, name := range []string{"runs", "ran"} {
+			if err := client.CoreV1().Pods("ns").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		pods, _ := p.Snapshot()
+		if len(pods) != 1 || pods["uid-1"].Over {
+			t.Errorf("while the containers of uid-1 run: got %v", pods)
+		}
+		processes = nil
+		if pods, _ := p.Snapshot(); len(pods) != 0 {
+			t.Errorf("after they have ended: got %v", pods)
+		}
+	}, pod("uid-1", "runs", "main=g0"), pod("uid-2", "ran", "main=g1"))
 }
