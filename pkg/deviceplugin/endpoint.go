@@ -31,6 +31,7 @@ var (
 	errRemoved    = errors.New("the plugin's socket was removed")
 	errStarting   = errors.New("not registered yet")
 	errStopped    = errors.New("no longer running")
+	errResource   = errors.New("the kubelet has no name for the resource; want whole GPUs, shares or a MIG profile such as 1g.10gb")
 )
 
 // endpoint keeps one resource registered for as long as it is offered.

@@ -114,6 +114,8 @@ func (m *Manager) Registered() map[slot.Resource]error {
 	out := make(map[slot.Resource]error, len(m.offers))
 	for r := range m.offers {
 		switch e := m.endpoints[r]; {
+		case e == nil && m.complaint[r] != "":
+			out[r] = errResource
 		case e == nil || e.ending:
 			out[r] = errStarting
 		default:
@@ -204,11 +206,18 @@ func (m *Manager) sync(ctx context.Context) {
 	for r, slots := range m.offers {
 		logger := klog.FromContext(ctx).WithValues("resource", ResourceName(r))
 		list, err := deviceList(slots, maxList)
+		named, ok := ParseResourceName(ResourceName(r))
+		if ok = ok && named == r; !ok {
+			err = fmt.Errorf("%w: %+v", errResource, r)
+		}
 		if text := fmt.Sprint(err); err != nil && m.complaint[r] != text {
 			logger.Error(err, "Not all slots can be offered")
 			m.complaint[r] = text
 		} else if err == nil {
 			delete(m.complaint, r)
+		}
+		if !ok {
+			continue
 		}
 		switch e := m.endpoints[r]; {
 		case e == nil:

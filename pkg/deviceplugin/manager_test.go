@@ -121,6 +121,24 @@ func TestOffersReachTheKubelet(t *testing.T) {
 	}
 }
 
+func TestResourceWithoutAName(t *testing.T) {
+	dir := shortDir(t)
+	k := startKubelet(t, dir, nil)
+	m, _ := startManager(t, dir, answers{}, testTimes)
+	odd := slot.Resource{Kind: gpu.MIG, Profile: "../1g.10gb"}
+	m.Set(map[slot.Resource]map[string]bool{odd: {"a": true}, whole: {"gpu-0": true}})
+	k.awaitList("nvidia.com/gpu", map[string]string{"gpu-0": healthy})
+	if err := m.Registered()[odd]; !errors.Is(err, errResource) {
+		t.Errorf("%+v: %v; want %v", odd, err, errResource)
+	}
+	if err := m.Ready(); !errors.Is(err, errResource) {
+		t.Errorf("Ready is %v", err)
+	}
+	if len(k.plugins) != 1 {
+		t.Errorf("%d plugins registered; want one", len(k.plugins))
+	}
+}
+
 func TestWithdrawnAndOfferedAgainAtOnce(t *testing.T) {
 	dir := shortDir(t)
 	k := startKubelet(t, dir, nil)

@@ -198,7 +198,7 @@ func (s *sequence) step() bool {
 
 // TestRandomLives runs nodes through random events and checks after each that what the kubelet says and what the pods have is one.
 func TestRandomLives(t *testing.T) {
-	runRandomLives(t, 100, func(t testing.TB) world { return &recorded{t: t} })
+	runRandomLives(t, 50, func(t testing.TB) world { return &recorded{t: t} })
 }
 
 func runRandomLives(t *testing.T, seeds int, makeWorld func(testing.TB) world) {
