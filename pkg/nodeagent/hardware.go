@@ -21,6 +21,8 @@ import (
 const (
 	// lookEvery is how often each GPU is looked at. One that does not answer until the next look counts as lost.
 	lookEvery = 5 * time.Second
+	// late is when a look should have been answered. It is a little less than lookEvery, for no clock ticks exactly.
+	late = lookEvery - lookEvery/10
 	// discoverEvery is how often everything is read anew: an admin may have changed the MIG geometry, a lost GPU may be back.
 	discoverEvery = time.Minute
 	// discoverPause is the least time between two of these: NVML is started anew while a GPU is lost, which takes seconds.
@@ -107,7 +109,7 @@ func (h *hardware) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		lib, err := h.opened(ctx)
 		if err == nil {
-			s := &session{hardware: h, lib: lib, looking: map[gpu.ID]bool{}, looks: make(chan look), found: make(chan discovery)}
+			s := &session{hardware: h, lib: lib, looking: map[gpu.ID]time.Time{}, looks: make(chan look), found: make(chan discovery)}
 			var worked bool
 			worked, err = s.run(ctx)
 			if worked {
@@ -169,11 +171,13 @@ type session struct {
 	host nvml.Host
 	// calls are those to NVML that have not returned.
 	calls sync.WaitGroup
-	// looking are those GPUs that have not answered the last look yet.
-	looking map[gpu.ID]bool
+	// looking is when the looks began that have not been answered yet.
+	looking map[gpu.ID]time.Time
 	looks   chan look
+	// answered is when the latest look began that found a GPU well enough to answer.
+	answered time.Time
 	// discovering is since when everything is being read, zero while it is not; discovered when that ended last, and discoveries
-	// how often it began.
+	// how often it began or ended.
 	discovering, discovered time.Time
 	discoveries             int
 	found                   chan discovery
@@ -185,8 +189,8 @@ type session struct {
 type look struct {
 	id        gpu.ID
 	condition nvml.Condition
-	// discoveries is how many there were when the look began. While everything is read NVML may be started anew, and then no GPU
-	// answers.
+	began     time.Time
+	// discoveries is the session's when the look began. While everything is read NVML may be started anew, and then no GPU answers.
 	discoveries int
 }
 
@@ -215,13 +219,16 @@ func (s *session) run(ctx context.Context) (worked bool, _ error) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		now := time.Now()
 		s.beat()
 		select {
 		case <-ctx.Done():
 			return worked, ctx.Err()
 		case d := <-s.found:
 			s.discovering, s.discovered = time.Time{}, time.Now()
+			s.discoveries++
+			for id := range s.looking { // they may have had to wait for it
+				s.looking[id] = s.discovered
+			}
 			if d.err != nil {
 				return worked, d.err
 			}
@@ -229,24 +236,21 @@ func (s *session) run(ctx context.Context) (worked bool, _ error) {
 			s.take(ctx, d.host)
 			s.driver.use(s.lib)
 		case l := <-s.looks:
-			delete(s.looking, l.id)
-			if l.discoveries == s.discoveries {
-				s.judge(l.id, l.condition, time.Now())
-			}
+			s.answer(l, time.Now())
 		case e := <-events:
 			s.hear(ctx, e)
 		case <-s.again:
 			s.discover(ctx)
-		case <-ticker.C:
+		case now := <-ticker.C:
 			switch {
 			case s.discovering.IsZero():
 				if s.wanted || now.Sub(s.discovered) >= discoverEvery {
 					s.discover(ctx)
 				}
-				s.lookAtAll(ctx)
-			case now.Sub(s.discovering) > patience:
-				return worked, errHangs
+			case now.Sub(s.discovering) > patience && now.Sub(s.answered) > patience:
+				return worked, errHangs // and not only one of the GPUs does
 			}
+			s.lookAtAll(ctx)
 		}
 		if worked {
 			s.post(s.host, nil, s.sick())
@@ -254,10 +258,11 @@ func (s *session) run(ctx context.Context) (worked bool, _ error) {
 	}
 }
 
-// discover reads everything anew, unless that is being done or was done just now; then it is done later.
+// discover reads everything anew, unless that is being done or was done just now, or would hang at a GPU that does not answer; then it
+// is done later.
 func (s *session) discover(ctx context.Context) {
 	now := time.Now()
-	if !s.discovering.IsZero() || now.Sub(s.discovered) < discoverPause {
+	if !s.discovering.IsZero() || now.Sub(s.discovered) < discoverPause || s.hangs(now) {
 		s.wanted = true
 		return
 	}
@@ -289,24 +294,47 @@ func (s *session) take(ctx context.Context, host nvml.Host) {
 	s.host = host
 }
 
-// lookAtAll looks at every GPU, and judges those that have not answered since the last time. It waits while everything is being read.
-func (s *session) lookAtAll(ctx context.Context) {
-	if !s.discovering.IsZero() {
-		return
+// hangs reports whether a GPU should have answered by now.
+func (s *session) hangs(now time.Time) bool {
+	for _, began := range s.looking {
+		if now.Sub(began) >= late {
+			return true
+		}
 	}
-	began := s.discoveries
+	return false
+}
+
+// lookAtAll looks at every GPU whose last look has been answered, and judges those that should have answered by now. While everything is
+// read NVML may be started anew, for which all looks wait; a GPU is judged then only when another has answered a later look.
+func (s *session) lookAtAll(ctx context.Context) {
+	now := time.Now()
 	for id := range s.monitors {
-		if s.looking[id] {
-			s.judge(id, nvml.Condition{Lost: true, Err: fmt.Sprintf("it has not answered for %s", lookEvery)}, time.Now())
+		if began, ok := s.looking[id]; ok {
+			if now.Sub(began) >= late && (s.discovering.IsZero() || s.answered.After(began)) {
+				s.judge(id, nvml.Condition{Lost: true, Err: fmt.Sprintf("it has not answered for %s", lookEvery)}, now)
+			}
 			continue
 		}
-		s.looking[id] = true
+		s.looking[id] = now
+		discoveries := s.discoveries
 		s.calls.Go(func() {
 			select {
-			case s.looks <- look{id, s.lib.Check(id), began}:
+			case s.looks <- look{id, s.lib.Check(id), now, discoveries}:
 			case <-ctx.Done():
 			}
 		})
+	}
+}
+
+// answer takes note of the answer to a look. That a GPU is lost is not believed while everything is or was being read meanwhile.
+func (s *session) answer(l look, now time.Time) {
+	delete(s.looking, l.id)
+	lost := l.condition.Lost || l.condition.Err != ""
+	if !lost && l.began.After(s.answered) {
+		s.answered = l.began
+	}
+	if !lost || s.discovering.IsZero() && l.discoveries == s.discoveries {
+		s.judge(l.id, l.condition, now)
 	}
 }
 

@@ -313,23 +313,15 @@ func TestDriverThatLiesAboutMIG(t *testing.T) {
 	})
 }
 
-// stuck is an NVML whose calls do not return while it is stuck.
+// stuck is an NVML that is not read until all is closed.
 type stuck struct {
 	library
-	all    chan struct{} // closed when it is not stuck
-	checks map[gpu.ID]chan struct{}
+	all chan struct{}
 }
 
 func (s *stuck) Discover() (nvml.Host, error) {
 	<-s.all
 	return s.library.Discover()
-}
-
-func (s *stuck) Check(id gpu.ID) nvml.Condition {
-	if c, ok := s.checks[id]; ok {
-		<-c
-	}
-	return s.library.Check(id)
 }
 
 func TestNVMLThatHangs(t *testing.T) {
@@ -367,19 +359,88 @@ func TestNVMLThatHangsWhenItIsOpened(t *testing.T) {
 	})
 }
 
+// hung is an NVML one of whose GPUs does not answer from a moment on until it is free, and so the reading of everything neither.
+type hung struct {
+	library
+	id   gpu.ID
+	from time.Time
+	free chan struct{}
+}
+
+func (h hung) wait() {
+	if !time.Now().Before(h.from) {
+		<-h.free
+	}
+}
+
+func (h hung) Discover() (nvml.Host, error) {
+	h.wait()
+	return h.library.Discover()
+}
+
+func (h hung) Check(id gpu.ID) nvml.Condition {
+	if id == h.id {
+		h.wait()
+	}
+	return h.library.Check(id)
+}
+
 func TestGPUThatHangs(t *testing.T) {
+	for name, at := range map[string]time.Duration{
+		"noticed by a look":                         31 * time.Second,
+		"noticed when everything has begun to hang": 59 * time.Second,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fake := newFake(t, nvmlfake.DGXH100())
+				id := hostOf(t, nvmlfake.DGXH100()).GPUs[6].ID
+				free, from := make(chan struct{}), time.Now().Add(at)
+				b := newBench(t, fake, filepath.Join(t.TempDir(), "gpus.json"), "boot", func() (library, error) {
+					return hung{nvml.New(fake), id, from, free}, nil
+				})
+				expectUnwell(t, "before", b.after(at-time.Second), 8, nil)
+				expectUnwell(t, "three looks later", b.after(17*time.Second), 8, map[int]string{6: "has not answered"})
+				b.change(func(n *nvmlfake.Node) { n.Events = append(n.Events, nvmlfake.Event{GPU: 2, Xid: 48}) })
+				expectUnwell(t, "much later", b.after(5*time.Minute), 8, map[int]string{2: "Xid 48", 6: "has not answered"})
+				if s := b.after(0); s.Unavailable != nil || b.driver.library() == nil {
+					t.Errorf("nothing can be given out for one GPU: %v", s.Unavailable)
+				}
+				close(free)
+				expectUnwell(t, "it answers again", b.after(20*time.Minute), 8, nil)
+				b.stop()
+			})
+		})
+	}
+}
+
+// eventful is an NVML that takes a moment to answer and reports two events at once.
+type eventful struct{ library }
+
+func (e eventful) Check(id gpu.ID) nvml.Condition {
+	time.Sleep(20 * time.Millisecond)
+	return e.library.Check(id)
+}
+
+func (e eventful) Events(ctx context.Context, report func(nvml.Event)) error {
+	pause(ctx, 7*time.Second)
+	for range 2 {
+		report(nvml.Event{Type: nvml.EventRecovery, Time: time.Now()})
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func TestTwoEventsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFake(t, nvmlfake.DGXH100())
-		id := hostOf(t, nvmlfake.DGXH100()).GPUs[6].ID
-		free, well := make(chan struct{}), make(chan struct{})
-		close(well)
 		b := newBench(t, fake, filepath.Join(t.TempDir(), "gpus.json"), "boot", func() (library, error) {
-			return &stuck{library: nvml.New(fake), all: well, checks: map[gpu.ID]chan struct{}{id: free}}, nil
+			return eventful{nvml.New(fake)}, nil
 		})
-		expectUnwell(t, "within 10 s and the first look", b.after(12*time.Second), 8, map[int]string{6: "has not answered"})
-		close(free)
-		expectUnwell(t, "it answers again", b.after(time.Minute), 8, nil)
-		b.stop()
+		defer b.stop()
+		expectUnwell(t, "before", b.after(6*time.Second), 8, nil)
+		for range 10 {
+			expectUnwell(t, "after them", b.after(time.Second), 8, nil)
+		}
 	})
 }
 
