@@ -110,7 +110,7 @@ type Monitor struct {
 	// What follows is of this failure, and zero while healthy.
 
 	// xids are the different critical errors, the first ones.
-	xids []uint64
+	xids []Xid
 	// lost is what the last poll found that was not answered, action the last recovery action that was wanted.
 	lost   Condition
 	action string
@@ -151,16 +151,60 @@ func (m *Monitor) Status() Status {
 	return s
 }
 
+// ignores reports whether the Xid is no fault of the GPU's.
+func (m *Monitor) ignores(number uint64) bool {
+	return harmless[number] || slices.Contains(m.limits.Ignored, number)
+}
+
 // Xid tells of an error event. What is no fault of the GPU's is ignored; everything else makes it unhealthy at once.
-func (m *Monitor) Xid(xid uint64, now time.Time) {
-	if harmless[xid] || slices.Contains(m.limits.Ignored, xid) {
+func (m *Monitor) Xid(x Xid, now time.Time) {
+	if m.ignores(x.Number) {
 		return
 	}
 	m.clock(now)
 	m.fail()
 	m.noneSince, m.quietSince = time.Time{}, time.Time{}
-	if len(m.xids) < maxXids && !slices.Contains(m.xids, xid) {
-		m.xids = append(m.xids, xid)
+	if len(m.xids) < maxXids && !slices.Contains(m.xids, x) {
+		m.xids = append(m.xids, x)
+	}
+}
+
+// State is what of a Monitor has to outlive the program. What polls find again is not in it, and so the quarantine begins anew. The zero
+// State is that of a GPU that has not failed. It can be compared with [reflect.DeepEqual].
+type State struct {
+	// Xids are the critical errors for which it is unhealthy.
+	Xids []Xid `json:"xids,omitempty"`
+	// Since is when it last became healthy or failed.
+	Since time.Time `json:"since"`
+	// Failures in a row, by critical errors this one included.
+	Failures int `json:"failures"`
+}
+
+// State is what [Monitor.Restore] takes.
+func (m *Monitor) State() State {
+	s := State{Xids: slices.Clone(m.xids), Since: m.since, Failures: m.failures}
+	if m.failed && len(m.xids) == 0 {
+		s.Failures-- // a poll will find it again
+	}
+	if s.Failures <= 0 {
+		return State{}
+	}
+	return s
+}
+
+// Restore makes a new Monitor go on from the state. Xids that are ignored by now are left out.
+func (m *Monitor) Restore(s State, now time.Time) {
+	if s.Since.After(now) { // the clock was set back
+		s.Since = now
+	}
+	m.now, m.since, m.failures = now, s.Since, max(0, s.Failures)
+	for _, x := range s.Xids {
+		if !m.ignores(x.Number) && len(m.xids) < maxXids && !slices.Contains(m.xids, x) {
+			m.xids = append(m.xids, x)
+		}
+	}
+	if m.failed = len(m.xids) > 0; m.failed {
+		m.failures = max(1, m.failures)
 	}
 }
 
@@ -241,7 +285,7 @@ func (m *Monitor) quarantine(driverSays bool) time.Duration {
 func (m *Monitor) reason() string {
 	var parts []string
 	for _, xid := range m.xids {
-		parts = append(parts, Describe(xid))
+		parts = append(parts, xid.String())
 	}
 	lost, wanted := m.unanswered > 0, m.last.known() && m.last.Recovery != RecoveryNone
 	if m.lost.Lost {

@@ -23,7 +23,7 @@ func happen(m *Monitor, what string, now time.Time) {
 		if err != nil {
 			panic(err)
 		}
-		m.Xid(xid, now)
+		m.Xid(Xid{Number: xid}, now)
 	case isLost:
 		m.Poll(Condition{Lost: true, Err: strings.TrimPrefix(why, ": ")}, now)
 	default:
@@ -253,7 +253,7 @@ func TestQuarantineIsBounded(t *testing.T) {
 	var waits []time.Duration
 	for range 12 {
 		now = now.Add(time.Second)
-		m.Xid(79, now)
+		m.Xid(Xid{Number: 79}, now)
 		failed := now
 		for !m.Status().Healthy {
 			now = now.Add(time.Second)
@@ -270,7 +270,7 @@ func TestQuarantineIsBounded(t *testing.T) {
 	}
 	long := NewMonitor(Limits{Quarantine: 20 * time.Hour, BlindQuarantine: 24 * time.Hour})
 	long.failures = 50
-	long.xids = []uint64{79}
+	long.xids = []Xid{{Number: 79}}
 	if got := []time.Duration{long.quarantine(true), long.quarantine(false)}; !slices.Equal(got, []time.Duration{20 * time.Hour, 24 * time.Hour}) {
 		t.Errorf("quarantines of %v are longer than the limits, which are more than an hour", got)
 	}
@@ -279,7 +279,7 @@ func TestQuarantineIsBounded(t *testing.T) {
 func TestTimesThatGoBackCountAsTheLastSeen(t *testing.T) {
 	m := NewMonitor(Limits{})
 	m.Poll(Condition{Recovery: RecoveryNone}, start)
-	m.Xid(79, start.Add(-time.Hour)) // reported late
+	m.Xid(Xid{Number: 79}, start.Add(-time.Hour)) // reported late
 	if got := m.Status(); got.Healthy || !got.Since.Equal(start) {
 		t.Errorf("after an error of before the last poll: %+v", got)
 	}
@@ -304,7 +304,7 @@ func TestSince(t *testing.T) {
 	want(true, time.Time{})
 	m.Poll(Condition{Lost: true}, start.Add(5*time.Second))
 	want(false, start.Add(5*time.Second))
-	m.Xid(79, start.Add(6*time.Second))
+	m.Xid(Xid{Number: 79}, start.Add(6*time.Second))
 	m.Poll(Condition{Lost: true}, start.Add(10*time.Second))
 	want(false, start.Add(5*time.Second))
 	for at := 15 * time.Second; at <= 45*time.Second; at += 5 * time.Second {
@@ -338,5 +338,47 @@ func TestNoXidIsBothHarmlessAndCritical(t *testing.T) {
 		if harmless[xid] {
 			t.Errorf("Xid %d", xid)
 		}
+	}
+}
+
+func TestStateOutlivesTheProgram(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	xid48 := []Xid{{Number: 48}}
+	for name, tc := range map[string]struct {
+		happens func(*Monitor)
+		limits  Limits
+		want    State
+		// healthy is whether it is after it was restored.
+		healthy bool
+	}{
+		"nothing":          {func(*Monitor) {}, Limits{}, State{}, true},
+		"a critical error": {func(m *Monitor) { m.Xid(Xid{Number: 48}, start) }, Limits{}, State{xid48, start, 1}, false},
+		"a critical error of any GPU": {
+			func(m *Monitor) { m.Xid(Xid{48, true}, start) }, Limits{}, State{[]Xid{{48, true}}, start, 1}, false,
+		},
+		"a critical error that is ignored now": {
+			func(m *Monitor) { m.Xid(Xid{Number: 48}, start) }, Limits{Ignored: []uint64{48}}, State{xid48, start, 1}, true,
+		},
+		"lost, as a poll will find again": {func(m *Monitor) { m.Poll(Condition{Lost: true}, start) }, Limits{}, State{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := NewMonitor(Limits{})
+			tc.happens(m)
+			if diff := cmp.Diff(tc.want, m.State()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			again := NewMonitor(tc.limits)
+			again.Restore(m.State(), start.Add(time.Minute))
+			if got := again.Status(); got.Healthy != tc.healthy || !tc.healthy && got.Reason != m.Status().Reason {
+				t.Errorf("restored: %+v, want healthy %v, as %+v", got, tc.healthy, m.Status())
+			}
+		})
+	}
+	m := NewMonitor(Limits{})
+	m.Restore(State{Xids: xid48, Since: start.Add(time.Hour), Failures: -1}, start) // by a clock that was set back
+	m.Poll(Condition{Recovery: RecoveryNone}, start.Add(time.Second))
+	m.Poll(Condition{Recovery: RecoveryNone}, start.Add(31*time.Second))
+	if got := m.Status(); !got.Healthy {
+		t.Errorf("after the quarantine: %+v", got)
 	}
 }

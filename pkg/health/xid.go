@@ -2,6 +2,20 @@ package health
 
 import "fmt"
 
+// Xid is an error event.
+type Xid struct {
+	Number uint64 `json:"number"`
+	// Nameless: it was not said which GPU has the error, so that it may be this one.
+	Nameless bool `json:"nameless,omitempty"`
+}
+
+func (x Xid) String() string {
+	if x.Nameless {
+		return Describe(x.Number) + " (NVML does not say of which GPU, so it may be any)"
+	}
+	return Describe(x.Number)
+}
+
 // The numbers and meanings are those of NVIDIA's Xid catalogue (docs.nvidia.com/deploy/xid-errors, "Analyzing Xid Errors with the Xid
 // Catalog", for driver 580), the meanings in our words.
 

@@ -51,6 +51,8 @@ type hardware struct {
 	again chan struct{}
 
 	cards []card
+	// written is what the memory has.
+	written remembered
 	// monitors judge the GPUs that NVML has told of.
 	monitors map[gpu.ID]*health.Monitor
 
@@ -99,11 +101,7 @@ func (h *hardware) beat() {
 
 // run watches until ctx ends.
 func (h *hardware) run(ctx context.Context) {
-	log := klog.FromContext(ctx)
-	var err error
-	if h.cards, err = h.memory.load(); err != nil {
-		log.Error(err, "The GPUs that the node had before are not known; one that is missing is not noticed")
-	}
+	h.recall(ctx)
 	fresh := wait.Backoff{Duration: openFirst, Factor: 2, Jitter: 0.1, Steps: 100, Cap: openCap}
 	backoff := fresh
 	for ctx.Err() == nil {
@@ -233,7 +231,7 @@ func (s *session) run(ctx context.Context) (worked bool, _ error) {
 				return worked, d.err
 			}
 			worked = true
-			s.take(ctx, d.host)
+			s.take(d.host)
 			s.driver.use(s.lib)
 		case l := <-s.looks:
 			s.answer(l, time.Now())
@@ -252,6 +250,7 @@ func (s *session) run(ctx context.Context) (worked bool, _ error) {
 			}
 			s.lookAtAll(ctx)
 		}
+		s.remember(ctx)
 		if worked {
 			s.post(s.host, nil, s.sick())
 		}
@@ -278,14 +277,8 @@ func (s *session) discover(ctx context.Context) {
 }
 
 // take makes the host what the node has.
-func (s *session) take(ctx context.Context, host nvml.Host) {
-	cards := merge(s.cards, cardsOf(host))
-	if !reflect.DeepEqual(cards, s.cards) {
-		s.cards = cards
-		if err := s.memory.save(cards); err != nil {
-			klog.FromContext(ctx).Error(err, "The node's GPUs were not written down; one that is lost is not missed after a restart")
-		}
-	}
+func (s *session) take(host nvml.Host) {
+	s.cards = merge(s.cards, cardsOf(host))
 	for _, g := range host.GPUs {
 		if s.monitors[g.ID] == nil {
 			s.monitors[g.ID] = health.NewMonitor(s.health)

@@ -255,6 +255,54 @@ func TestXidAndQuarantine(t *testing.T) {
 	})
 }
 
+func TestXidIsNotForgottenByARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := nvmlfake.DGXH100()
+		for i := range n.GPUs {
+			n.GPUs[i].Recovery = new(uint32(0))
+		}
+		file, fake := filepath.Join(t.TempDir(), "gpus.json"), newFake(t, n)
+		first := newBench(t, fake, file, "boot-1", nil)
+		first.after(time.Minute)
+		first.change(func(n *nvmlfake.Node) { n.Events = append(n.Events, nvmlfake.Event{GPU: 2, Xid: 48}) })
+		expectUnwell(t, "a critical error", first.after(2*time.Second), 8, map[int]string{2: "Xid 48"})
+		first.stop()
+
+		second := newBench(t, fake, file, "boot-1", nil)
+		expectUnwell(t, "after a restart", second.after(time.Second), 8, map[int]string{2: "Xid 48: double-bit ECC error; in quarantine"})
+		expectUnwell(t, "still in quarantine", second.after(28*time.Second), 8, map[int]string{2: "Xid 48"})
+		expectUnwell(t, "after it", second.after(15*time.Second), 8, nil)
+		second.change(func(n *nvmlfake.Node) { n.Events = append(n.Events, nvmlfake.Event{GPU: 2, Xid: 48}) })
+		second.after(2 * time.Second)
+		second.stop()
+
+		third := newBench(t, fake, file, "boot-1", nil)
+		expectUnwell(t, "twice as long when it happens again", third.after(45*time.Second), 8, map[int]string{2: "for 1m0s"})
+		third.stop()
+		rebooted := newBench(t, fake, file, "boot-2", nil)
+		expectUnwell(t, "after a reboot", rebooted.after(time.Second), 8, nil)
+		rebooted.stop()
+	})
+}
+
+func TestXidOfNoNamedGPU(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := nvmlfake.DGXH100()
+		b := newBench(t, newFake(t, n), filepath.Join(t.TempDir(), "gpus.json"), "boot", nil)
+		defer b.stop()
+		b.after(time.Minute)
+		b.change(func(n *nvmlfake.Node) { n.Events = append(n.Events, nvmlfake.Event{Xid: 31, Nameless: true}) })
+		expectUnwell(t, "a program's fault", b.after(5*time.Second), 8, nil)
+		b.change(func(n *nvmlfake.Node) { n.Events = append(n.Events, nvmlfake.Event{Xid: 79, Nameless: true}) })
+		want := map[int]string{}
+		for i := range n.GPUs {
+			want[i] = "Xid 79: the GPU has fallen off the bus (NVML does not say of which GPU, so it may be any)"
+		}
+		expectUnwell(t, "a critical error", b.after(2*time.Second), 8, want)
+		expectUnwell(t, "after the quarantine", b.after(12*time.Minute), 8, nil)
+	})
+}
+
 func TestMIGGeometryIsChangedByAnAdmin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := nvmlfake.DGXA100()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -53,19 +54,65 @@ func (s *session) judge(id gpu.ID, c nvml.Condition, now time.Time) {
 
 // hear takes note of what NVML reports.
 func (s *session) hear(ctx context.Context, e nvml.Event) {
-	m := s.monitors[e.GPU]
-	if m == nil || e.Type != nvml.EventXid {
+	if e.Type != nvml.EventXid {
 		// Of which GPU, or how it is now, only a look tells.
 		klog.FromContext(ctx).Info("NVML reports an event; the GPUs are looked at", "event", e.Type, "gpu", e.GPU, "xid", e.Xid)
 		s.lookAtAll(ctx)
 		s.wanted = true
 		return
 	}
-	before := m.Status()
-	m.Xid(e.Xid, e.Time)
-	klog.FromContext(ctx).Info("NVML reports an error", "gpu", e.GPU, "error", health.Describe(e.Xid),
-		"gpuInstance", e.GPUInstance, "computeInstance", e.ComputeInstance, "taken", !m.Status().Healthy)
-	s.changed(before, m.Status())
+	log := klog.FromContext(ctx)
+	xid := health.Xid{Number: e.Xid, Nameless: e.GPU == ""}
+	log.Info("NVML reports an error", "gpu", e.GPU, "error", xid.String(), "gpuInstance", e.GPUInstance, "computeInstance", e.ComputeInstance)
+	if !xid.Nameless && s.monitors[e.GPU] == nil { // everything is being read for the first time
+		s.monitors[e.GPU] = health.NewMonitor(s.health)
+	}
+	for id, m := range s.monitors {
+		if id == e.GPU || xid.Nameless {
+			before := m.Status()
+			m.Xid(xid, e.Time)
+			s.changed(before, m.Status())
+		}
+	}
+}
+
+// failures is what has to be remembered of GPUs that failed.
+func (h *hardware) failures() map[gpu.ID]health.State {
+	out := map[gpu.ID]health.State{}
+	for id, m := range h.monitors {
+		if s := m.State(); s.Failures > 0 {
+			out[id] = s
+		}
+	}
+	return out
+}
+
+// remember writes down the GPUs and their failures, if that is not what was written last.
+func (h *hardware) remember(ctx context.Context) {
+	now := remembered{h.cards, h.failures()}
+	if reflect.DeepEqual(now, h.written) {
+		return
+	}
+	h.written = now
+	if err := h.memory.save(now); err != nil {
+		klog.FromContext(ctx).Error(err, "The node's GPUs were not written down; after a restart one that is lost is not missed, and what errors "+
+			"they had is forgotten")
+	}
+}
+
+// recall is what was remembered.
+func (h *hardware) recall(ctx context.Context) {
+	was, err := h.memory.load()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The GPUs that the node had before are not known; one that is missing is not noticed")
+	}
+	h.cards = was.GPUs
+	for id, s := range was.Failures {
+		m := health.NewMonitor(h.health)
+		m.Restore(s, time.Now())
+		h.monitors[id] = m
+	}
+	h.written = remembered{h.cards, h.failures()}
 }
 
 // changed has everything read anew when a GPU became well or unwell: NVML sees a lost GPU again only when it is started anew, and what

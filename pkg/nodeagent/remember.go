@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/health"
 	"weft.sh/weft/pkg/nvml"
 )
 
@@ -44,8 +45,15 @@ func cardsOf(host nvml.Host) []card {
 // memoryVersion is the version of the file of a [memory]. A file of another version is not read: it only says which GPUs are missing.
 const memoryVersion = 1
 
+// remembered is what a [memory] has.
+type remembered struct {
+	GPUs []card `json:"gpus"`
+	// Failures are those that a look does not find again.
+	Failures map[gpu.ID]health.State `json:"failures,omitempty"`
+}
+
 // memory is a file that lists the GPUs which the node had since it was booted, so that one that does not come back is known to be
-// missing, also to an agent that was started after it was lost. Removing the file makes an agent that starts forget them.
+// missing, also to an agent that was started after it was lost, and how they failed. Removing the file makes an agent that starts forget them.
 type memory struct {
 	path, bootID string
 }
@@ -53,39 +61,39 @@ type memory struct {
 type memoryFile struct {
 	Version int    `json:"version"`
 	BootID  string `json:"bootID"`
-	GPUs    []card `json:"gpus"`
+	remembered
 }
 
-// load is the GPUs of the file, none when it is of an earlier boot or there is no such file.
-func (m memory) load() ([]card, error) {
+// load is what the file has, nothing when it is of an earlier boot or there is no such file.
+func (m memory) load() (none remembered, _ error) {
 	data, err := os.ReadFile(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return none, nil
 	}
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	var f memoryFile
 	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("%s: %w", m.path, err)
+		return none, fmt.Errorf("%s: %w", m.path, err)
 	}
 	if f.Version != memoryVersion {
-		return nil, fmt.Errorf("%s: version is %d: want %d", m.path, f.Version, memoryVersion)
+		return none, fmt.Errorf("%s: version is %d: want %d", m.path, f.Version, memoryVersion)
 	}
 	if f.BootID != m.bootID || m.bootID == "" {
-		return nil, nil
+		return none, nil
 	}
 	for _, c := range f.GPUs {
 		if err := c.Validate(); err != nil {
-			return nil, fmt.Errorf("%s: %w", m.path, err)
+			return none, fmt.Errorf("%s: %w", m.path, err)
 		}
 	}
-	return f.GPUs, nil
+	return f.remembered, nil
 }
 
 // save writes the file anew.
-func (m memory) save(cards []card) error {
-	data, err := json.MarshalIndent(memoryFile{memoryVersion, m.bootID, cards}, "", " ")
+func (m memory) save(r remembered) error {
+	data, err := json.MarshalIndent(memoryFile{memoryVersion, m.bootID, r}, "", " ")
 	if err != nil {
 		return err
 	}
