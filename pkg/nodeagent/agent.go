@@ -164,12 +164,13 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&corev1.EventSinkImpl{Interface: a.Client.CoreV1().Events("")})
 	news := &announcer{
-		board:    a.board,
+		board: a.board, registered: a.manager.Ready,
 		recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: fieldManager, Host: a.NodeName}),
 		// The kubelet's events on the Node have its name for a UID, and kubectl describe node looks for that.
 		node: &v1.ObjectReference{Kind: "Node", Name: a.NodeName, UID: types.UID(a.NodeName)},
 	}
 	part(work, quiet(news.run))
+	part(work, quiet(news.watchKubelet))
 
 	publishing, stopPublishing := context.WithCancel(work)
 	defer stopPublishing()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -19,13 +20,20 @@ const (
 	eventUnhealthy   = "GPUUnhealthy"
 	eventHealthy     = "GPUHealthy"
 	eventProblem     = "GPUProblem"
+	eventNoKubelet   = "KubeletDoesNotAnswer"
+	eventKubelet     = "KubeletAnswers"
 )
+
+// kubeletAway is how long the kubelet may be away, as it is when it is started anew, before people are told.
+const kubeletAway = 30 * time.Second
 
 // announcer tells people, by the log and by events on the Node, what became better or worse.
 type announcer struct {
 	recorder record.EventRecorder
 	node     *v1.ObjectReference
 	board    *board
+	// registered is nil while the kubelet knows of all that is offered.
+	registered func() error
 }
 
 // run announces changes until ctx ends. Of a state that is replaced before anybody looked nothing is said.
@@ -49,6 +57,26 @@ func (a *announcer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// watchKubelet announces that the kubelet is away for long, and that it is back, until ctx ends.
+func (a *announcer) watchKubelet(ctx context.Context) {
+	told, there := false, time.Now()
+	for ctx.Err() == nil {
+		now := time.Now()
+		switch err := a.registered(); {
+		case err == nil && told:
+			a.tell(ctx, notice{false, eventKubelet, "The kubelet knows of the GPUs again"})
+			told, there = false, now
+		case err == nil:
+			there = now
+		case !told && now.Sub(there) > kubeletAway:
+			text := fmt.Sprintf("No pod that asks for a GPU can start here: the kubelet has not known of all for %s: %v", kubeletAway, err)
+			a.tell(ctx, notice{true, eventNoKubelet, clean(text)})
+			told = true
+		}
+		pause(ctx, lookEvery)
 	}
 }
 

@@ -1,10 +1,17 @@
 package nodeagent
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/nvml"
@@ -46,4 +53,47 @@ func TestNews(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestKubeletIsAwayAndComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := record.NewFakeRecorder(10)
+		var away atomic.Bool
+		a := &announcer{recorder: events, node: &v1.ObjectReference{Kind: "Node", Name: testNode}, registered: func() error {
+			if away.Load() {
+				return errors.New("no kubelet takes registrations")
+			}
+			return nil
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go a.watchKubelet(ctx)
+		expect := func(when string, after time.Duration, want ...string) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if n := len(events.Events); n != len(want) {
+				t.Fatalf("%s: %d events, want %q", when, n, want)
+			}
+			for _, w := range want {
+				if got := <-events.Events; !strings.HasPrefix(got, w) {
+					t.Errorf("%s: %q, want %q", when, got, w)
+				}
+			}
+		}
+		expect("there", time.Hour)
+		for range 2 {
+			away.Store(true)
+			expect("started anew", 20*time.Second)
+			away.Store(false)
+			expect("back soon", time.Minute)
+			away.Store(true)
+			expect("not yet for long", 25*time.Second)
+			expect("for long", 20*time.Second, "Warning "+eventNoKubelet+" No pod that asks for a GPU can start here")
+			expect("still", time.Hour)
+			away.Store(false)
+			expect("back", 10*time.Second, "Normal "+eventKubelet)
+			expect("still back", time.Hour)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	corev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
@@ -35,9 +37,29 @@ type labeller struct {
 	foreign []string
 }
 
-// labelsOf is the labels for a state; none when the node has no GPU. The GPUs of a node are meant to be alike; where they are not, the
+// labelsOf is the labels for a state; none when the node has no GPU. A value that the API server would refuse, and all labels with it, is
+// left out. The GPUs of a node are meant to be alike; where they are not, the
 // first stands for all, and a problem says so.
 func labelsOf(s *State) map[string]string {
+	labels := allLabels(s)
+	maps.DeleteFunc(labels, func(_, value string) bool { return len(validation.IsValidLabelValue(value)) > 0 })
+	return labels
+}
+
+// unlabelled says which values are left out.
+func unlabelled(s *State) (problems []string) {
+	for name, value := range allLabels(s) {
+		if errs := validation.IsValidLabelValue(value); len(errs) > 0 {
+			problems = append(problems, fmt.Sprintf("the node is not labelled with %s, because %q cannot be a label's value: %s", name, value,
+				strings.Join(errs, "; ")))
+		}
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+// allLabels is labelsOf with values that are none.
+func allLabels(s *State) map[string]string {
 	first := s.first
 	if first == nil {
 		return nil

@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"context"
 	"maps"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,6 +44,8 @@ func TestLabels(t *testing.T) {
 	}
 	other := cardOf("GPU-b", 1)
 	other.Product = "NVIDIA-A30"
+	odd := cardOf("GPU-a", 0)
+	odd.Product = "NVIDIA-H100 (beta)"
 	for name, tc := range map[string]struct {
 		state *State
 		want  map[string]string
@@ -50,6 +53,9 @@ func TestLabels(t *testing.T) {
 		"no GPU": {stateOf(), nil},
 		"what is not known is not said": {stateOf(cardOf("GPU-a", 0)), map[string]string{
 			"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.count": "1", "nvidia.com/gpu.memory": "23034", "nvidia.com/mig.capable": "false",
+		}},
+		"a product that is no label's value is left out": {stateOf(odd), map[string]string{
+			"nvidia.com/gpu.count": "1", "nvidia.com/gpu.memory": "23034", "nvidia.com/mig.capable": "false",
 		}},
 		"the first GPU stands for all": {stateOf(c, other), map[string]string{
 			"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.count": "2", "nvidia.com/gpu.memory": "23034", "nvidia.com/mig.capable": "true",
@@ -62,6 +68,22 @@ func TestLabels(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestValueThatIsLeftOutIsAProblem(t *testing.T) {
+	odd := cardOf("GPU-a", 0)
+	odd.Product = "NVIDIA-H100 (beta)"
+	want := `the node is not labelled with nvidia.com/gpu.product, because "NVIDIA-H100 (beta)" cannot be a label's value: `
+	if got := stateOf(odd).Problems; len(got) != 1 || !strings.HasPrefix(got[0], want) {
+		t.Errorf("problems %q, want one that begins with %q", got, want)
+	}
+	if got := stateOf(cardOf("GPU-a", 0)).Problems; len(got) > 0 {
+		t.Errorf("problems of what is well: %q", got)
+	}
+	fractions := derive([]card{odd}, hostWith(odd), nil, nil, policy{mode: ModeFractions})
+	if got := fractions.Problems; len(got) > 0 {
+		t.Errorf("problems where no label is set: %q", got)
 	}
 }
 

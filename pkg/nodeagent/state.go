@@ -101,6 +101,9 @@ func derive(cards []card, host nvml.Host, unavailable error, sick map[gpu.ID]str
 	if unavailable == nil {
 		s.Problems = append(s.Problems, mixed(cards)...)
 	}
+	if p.mode != ModeFractions {
+		s.Problems = append(s.Problems, unlabelled(s)...)
+	}
 	return s
 }
 
