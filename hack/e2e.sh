@@ -63,9 +63,7 @@ echo "e2e.sh: building the kubelet"
 "${go}" build -ldflags "${GO_LDFLAGS}" -o "${bin}/kubelet" ./test/e2e/kubelet
 # Static, for nothing else is in its image.
 CGO_ENABLED=0 "${go}" build -ldflags '-s -w' -o "${bin}/workload" ./test/e2e/workload
-if [[ -e test/e2e/agent/main.go ]]; then
-  "${go}" build -o "${bin}/agent" ./test/e2e/agent
-fi
+"${go}" build -o "${bin}/agent" ./test/e2e/agent
 
 # Nothing here is slow by itself, but two cores may be shared.
 WEFT_E2E_BIN=${bin} WEFT_E2E_LOGS=${logs} "${go}" test -count=1 -timeout 20m "$@" ./test/e2e || {

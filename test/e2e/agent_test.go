@@ -246,29 +246,64 @@ func (e *env) gets(pod *corev1.Pod, container string, devices []gpu.Device) {
 	if got := r.Env["NVIDIA_VISIBLE_DEVICES"]; got != "void" {
 		e.t.Errorf("container %s of pod %s has NVIDIA_VISIBLE_DEVICES %q", container, pod.Name, got)
 	}
-	var got []string
-	caps := 0
+	var got, caps, wantInstances []string
 	for _, d := range r.Devices {
 		if gpuNode.MatchString(d) {
 			got = append(got, d)
 		}
 		if strings.HasPrefix(d, "/dev/nvidia-caps/") {
-			caps++
+			caps = append(caps, d)
 		}
 	}
 	slices.Sort(got)
 	if !slices.Equal(got, nodes) {
 		e.t.Errorf("container %s of pod %s has the devices %q, want %q", container, pod.Name, got, nodes)
 	}
-	instances := 0
 	for _, g := range want.Grants {
 		if g.Instance != nil {
-			instances++
+			i := slices.IndexFunc(devices, func(d gpu.Device) bool { return d.ID == g.GPU })
+			wantInstances = append(wantInstances, fmt.Sprintf("gpu%d/%s", devices[i].Index, g.Instance))
 		}
 	}
-	if caps != 2*instances {
-		e.t.Errorf("container %s of pod %s has %d MIG capabilities for %d instances", container, pod.Name, caps, instances)
+	e.sameInstances(pod.Name, caps, wantInstances)
+}
+
+// sameInstances fails the test unless the capabilities are those of as many MIG instances, of the same GPUs, and were those of the same
+// instances whenever a container had them. Which number a driver gives an instance only the driver knows.
+func (e *env) sameInstances(pod string, caps, instances []string) {
+	e.t.Helper()
+	table, err := os.ReadFile("/proc/driver/nvidia-caps/mig-minors")
+	e.must(err)
+	var held []string // GPU and GPU instance, as the table names them
+	for line := range strings.Lines(string(table)) {
+		name, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if slices.Contains(caps, "/dev/nvidia-caps/nvidia-cap"+number) {
+			g, _, _ := strings.Cut(name, "/ci")
+			held = append(held, strings.TrimSuffix(g, "/access"))
+		}
 	}
+	slices.Sort(held)
+	unique := slices.Compact(slices.Clone(held))
+	if len(held) != 2*len(instances) || len(unique) != len(instances) {
+		e.t.Errorf("pod %s has the MIG capabilities %q, which are of %q, want those of %q", pod, caps, held, instances)
+		return
+	}
+	if len(unique) != 1 {
+		return // which is which cannot be told from one container
+	}
+	key, _, _ := strings.Cut(unique[0], "/")
+	if was, ok := e.instances[unique[0]]; !strings.HasPrefix(instances[0], key+"/") || ok && was != instances[0] {
+		e.t.Errorf("pod %s has %s for %s; before it was %q", pod, unique[0], instances[0], was)
+	}
+	for other, instance := range e.instances {
+		if instance == instances[0] && other != unique[0] {
+			e.t.Errorf("pod %s has %s for %s; before it was %s", pod, unique[0], instances[0], other)
+		}
+	}
+	if e.instances == nil {
+		e.instances = map[string]string{}
+	}
+	e.instances[unique[0]] = instances[0]
 }
 
 // records is the number of containers in the agent's checkpoint and of CDI specifications that it has written.

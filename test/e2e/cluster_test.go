@@ -129,6 +129,8 @@ type env struct {
 	t *testing.T
 	// pods are what the test created, by name.
 	pods map[string]*corev1.Pod
+	// instances are the MIG instances that containers had, by the GPU instances whose capabilities they had.
+	instances map[string]string
 }
 
 // start returns the cluster, with all components running and no pods. What the test creates and starts ends with it, in

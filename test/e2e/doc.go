@@ -15,12 +15,12 @@
 // # How a test is written
 //
 //	e := start(t)                                    // the cluster, shared by all tests, without pods
-//	agent := e.run("agent", "-fake", "dgx-h100")     // a binary that hack/e2e.sh built, on the node, until the test ends
+//	agent := e.startAgent(dgx)                       // the node agent over these GPUs, until the test ends
 //	e.create(newPod("p", newContainer("main")))      // the workload writes its environment and devices, and waits
 //	e.running("p")                                   // or phase; a failure shows the pod's status and events
 //	r := e.report("p", "main", false)                // what it wrote
 //	e.signal("p", "main", syscall.SIGTERM)           // ends the container, not the pod
-//	agent.kill()                                     // SIGKILL; stop is SIGTERM; run starts it again
+//	agent.kill(); agent.start()                      // SIGKILL, and another one; stop is SIGTERM
 //	e.kubelet.kill(); e.must(e.startKubelet(t.Context()))
 //	e.must(e.crash(t.Context()))                     // the node loses power
 //	entries, err := checkpoint()                     // the devices that the kubelet has handed out

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -94,6 +95,13 @@ func TestContainersGetWhatTheSchedulerChose(t *testing.T) {
 			e.allocatable(wholeDGX)
 			e.signal("share", "main", syscall.SIGTERM)
 		}},
+		{"the node lost its power", func() {
+			a.kill()
+			e.must(e.crash(t.Context()))
+			e.must(e.startContainerd(t.Context()))
+			a.launch() // as a pod of the node it would be among those that start again
+			e.must(e.startKubelet(t.Context()))
+		}},
 	} {
 		step.do()
 		again++
@@ -125,7 +133,7 @@ func burstPod(i int, r *rand.Rand) *corev1.Pod {
 }
 
 func TestBurst(t *testing.T) {
-	const total, kills, stay = 40, 5, 7
+	const total, kills, stay, withdraw = 48, 5, 7, 8
 	e := start(t)
 	a := e.startAgent(dgx)
 	e.allocatable(wholeDGX)
@@ -154,7 +162,7 @@ func TestBurst(t *testing.T) {
 		e.remove(names...)
 	})
 
-	checked, seen, again := map[string]bool{}, 0, 0
+	checked, seen, again, withdrawn := map[string]bool{}, 0, 0, 0
 	remove := func(p *corev1.Pod) {
 		grace := int64(r.IntN(2))
 		err := e.client.CoreV1().Pods(p.Namespace).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
@@ -166,7 +174,7 @@ func TestBurst(t *testing.T) {
 	e.eventually(func() string {
 		list, err := e.client.CoreV1().Pods(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
 		e.must(err)
-		e.audit(list.Items, devices)
+		e.audit(devices)
 		for i := range list.Items {
 			p := &list.Items[i]
 			switch {
@@ -187,6 +195,10 @@ func TestBurst(t *testing.T) {
 				e.create(newPod(p.Name, corev1.Container{
 					Name: "main", Image: workloadImage, Resources: corev1.ResourceRequirements{Limits: p.Spec.Containers[0].Resources.Limits},
 				}))
+			case withdrawn < withdraw && p.Spec.NodeName != "" && p.Status.Phase == corev1.PodPending && r.IntN(10) == 0:
+				withdrawn++ // somewhere between its binding and its start
+				checked[p.Name] = true
+				remove(p)
 			case p.Status.Phase == corev1.PodRunning && p.Status.ContainerStatuses[0].State.Running != nil:
 				e.gets(p, "main", devices)
 				checked[p.Name] = true
@@ -194,17 +206,17 @@ func TestBurst(t *testing.T) {
 				remove(p)
 			}
 		}
-		if killed < kills && seen >= (killed+1)*total/(kills+1) {
+		if killed < kills && len(checked) >= (killed+1)*total/(kills+1) {
 			killed++
 			a.kill()
 			a.start()
 		}
-		if seen < total {
-			return fmt.Sprintf("%d of %d pods have run", seen, total)
+		if len(checked) < total {
+			return fmt.Sprintf("%d of %d pods have run, %d were deleted before", seen, total, withdrawn)
 		}
 		return ""
 	})
-	t.Logf("%d pods have run, %d had to be created again, the agent was killed %d times", seen, again, killed)
+	t.Logf("%d pods have run, %d were deleted before they did, %d had to be created again, the agent was killed %d times", seen, withdrawn, again, killed)
 	if killed != kills {
 		t.Errorf("the agent was killed %d times, want %d", killed, kills)
 	}
@@ -239,23 +251,42 @@ func TestBurst(t *testing.T) {
 	})
 }
 
-// audit fails the test when pods that hold GPUs hold more than there is.
-func (e *env) audit(pods []corev1.Pod, devices []gpu.Device) {
+// audit fails the test when running containers hold more of a GPU than there is. It believes nobody but the containers' own environment.
+func (e *env) audit(devices []gpu.Device) {
 	e.t.Helper()
+	first := containerGPUs()
 	var holding []weftcluster.Pod
-	for i := range pods {
-		p := &pods[i]
-		if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+	// What is there twice was there at one time.
+	for pid, gpus := range containerGPUs() {
+		if first[pid] != gpus {
 			continue
 		}
-		a, err := gpu.ParseAssignment(p.Annotations[podspec.AnnotationGPUs])
+		a, err := gpu.ParseAssignment("main=" + gpus)
 		e.must(err)
-		holding = append(holding, weftcluster.NewPod(string(p.UID), p.Name, a))
+		holding = append(holding, weftcluster.NewPod(pid, pid, a))
 	}
 	n := weftcluster.NewNode(nodeName, weftcluster.NewInventory(weftcluster.SourceSlices, devices), holding)
 	for _, c := range n.Conflicts() {
 		e.t.Error(c)
 	}
+}
+
+// containerGPUs is the WEFT_GPUS of every process that has one, by its number.
+func containerGPUs() map[string]string {
+	out := map[string]string{}
+	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well formed
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, v := range strings.Split(string(data), "\x00") {
+			if gpus, ok := strings.CutPrefix(v, "WEFT_GPUS="); ok {
+				out[filepath.Base(filepath.Dir(file))] = gpus
+			}
+		}
+	}
+	return out
 }
 
 func TestNobodyGetsWhatTheSchedulerDidNotChoose(t *testing.T) {
