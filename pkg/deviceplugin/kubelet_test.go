@@ -169,7 +169,8 @@ func TestClaimsOfPodResources(t *testing.T) {
 					numa(devices("nvidia.com/gpu", "gpu-3"), 0), numa(devices("nvidia.com/gpu", "gpu-1"), 1), numa(devices("nvidia.com/gpu", "gpu-3"), 1),
 					devices("nvidia.com/mig-1g.10gb.me", "1g.10gb+me-0"), devices("amd.com/gpu", "0"), devices("nvidia.com/gpu"),
 				}},
-				{Name: "idle"}, nil,
+				{Name: "idle"},
+				nil,
 			}},
 			{Name: "a", Namespace: "ns", Containers: []*podresources.ContainerResources{
 				{Name: "main", Devices: []*podresources.ContainerDevices{devices("weft.sh/gpu-percent", "share-11"), devices("weft.sh/gpu-percent", "share-10")}},
