@@ -157,26 +157,27 @@ func (m *Manager) Run(ctx context.Context) error {
 	poll := time.NewTicker(m.times.poll)
 	defer poll.Stop()
 
+	m.sync(ctx)
 	watching := true // or never tried
 	for look := true; ; {
-		if look && watcher != nil {
-			// Adding it again does nothing, unless somebody removed the directory and made it anew.
-			err := watcher.Add(m.dir)
-			if err != nil && watching {
-				logger.Error(err, "No watch on the directory yet; looking again every now and then", "interval", m.times.poll)
-			}
-			watching = err == nil
-		}
-		m.sync(ctx)
 		if look {
+			if watcher != nil {
+				// Adding it again does nothing, unless somebody removed the directory and made it anew.
+				err := watcher.Add(m.dir)
+				if err != nil && watching {
+					logger.Error(err, "No watch on the directory yet; looking again every now and then", "interval", m.times.poll)
+				}
+				watching = err == nil
+			}
 			m.wakeAll()
+			look = false
 		}
-		look = false
 		select {
 		case <-ctx.Done():
 			m.wait()
 			return nil
 		case <-m.changed:
+			m.sync(ctx)
 		case event := <-events:
 			// The kubelet writes its checkpoint here for every pod; only sockets matter.
 			if strings.HasSuffix(event.Name, socketSuffix) {
