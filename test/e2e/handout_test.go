@@ -280,7 +280,7 @@ func containerGPUs() map[string]string {
 		if err != nil {
 			continue // it has ended
 		}
-		for _, v := range strings.Split(string(data), "\x00") {
+		for v := range strings.SplitSeq(string(data), "\x00") {
 			if gpus, ok := strings.CutPrefix(v, "WEFT_GPUS="); ok {
 				out[filepath.Base(filepath.Dir(file))] = gpus
 			}
