@@ -40,7 +40,7 @@ func nodeDocs(t *testing.T) string {
 
 // TestNodeDocsFlags: every flag that the page names is there.
 func TestNodeDocsFlags(t *testing.T) {
-	others := []string{"target", "root-dir", "control-devices"} // of docker, the kubelet and nvidia-ctk
+	others := []string{"target", "root-dir", "control-devices", "grace-period", "force"} // of docker, the kubelet, nvidia-ctk and kubectl
 	known := map[string]bool{}
 	for _, command := range []string{"run", "probe", "mps"} {
 		for _, f := range regexp.MustCompile(`--([a-z0-9-]+)`).FindAllStringSubmatch(weftNode(t, command, "--help"), -1) {
