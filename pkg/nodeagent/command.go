@@ -32,7 +32,7 @@ func NewCommand(open func(nvml.Options) (*nvml.Library, error)) *cobra.Command {
 		NodeName: os.Getenv("NODE_NAME"), Open: open, Mode: ModeAll, Listen: "127.0.0.1:9411",
 		Driver: DriverConfig{Root: "/", Hook: "/usr/bin/nvidia-cdi-hook"},
 		Paths: PathConfig{
-			Kubelet: "/var/lib/kubelet", DevicePlugins: filepath.Clean(pluginapi.DevicePluginPath), CDI: "/var/run/cdi", State: "/var/lib/weft",
+			Kubelet: "/var/lib/kubelet", DevicePlugins: filepath.Clean(pluginapi.DevicePluginPath), CDI: "/var/run/cdi", State: "/run/weft/node",
 		},
 	}
 	if c.NodeName == "" {
@@ -98,7 +98,7 @@ func newRun(c *Config) *cobra.Command {
 	f.StringVar(&c.Paths.CDI, "cdi-dir", c.Paths.CDI,
 		"folder of CDI specifications that the container runtime reads; best on a tmpfs, as /var/run is")
 	f.StringVar(&c.Paths.State, "state-dir", c.Paths.State,
-		"folder on a disk for what has to outlive this process: who holds which GPU, and which GPUs the node had")
+		"folder for what has to outlive this process but not the node: who holds which GPU; best on a tmpfs, as /run is")
 	f.StringVar(&c.Listen, "listen", c.Listen,
 		"address and port for HTTP: /metrics, /allocations, /healthz and /readyz, without authentication")
 	c.Health.addFlags(f)
