@@ -22,6 +22,15 @@ import (
 	"weft.sh/weft/pkg/nvml/nvmlfake"
 )
 
+// cannot skips a test that cannot run on this machine, and fails it where WEFT_REQUIRE_E2E=1 says that it must.
+func cannot(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("WEFT_REQUIRE_E2E") == "1" {
+		t.Fatalf("WEFT_REQUIRE_E2E=1 wants this test to run, but "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // driverRoot is a folder with the files of a driver, and with the device nodes of as many GPUs, where this machine allows to
 // make some.
 func driverRoot(t testing.TB, version string, gpus int, nodes ...string) string {
@@ -48,7 +57,7 @@ func driverRoot(t testing.TB, version string, gpus int, nodes ...string) string 
 			t.Fatal(err)
 		}
 		if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(195, uint32(i)))); errors.Is(err, fs.ErrPermission) {
-			t.Skipf("device nodes cannot be made here: %v", err)
+			cannot(t, "device nodes cannot be made here: %v", err)
 		} else if err != nil {
 			t.Fatal(err)
 		}
@@ -265,13 +274,13 @@ func TestEditsOfMIGDevices(t *testing.T) {
 			t.Errorf("without mig-minors: %+v", e)
 		}
 		if _, err := os.Stat("/proc/driver"); err != nil || os.Getuid() != 0 {
-			t.Skip("not root, or a kernel without /proc/driver: mig-minors cannot be faked")
+			cannot(t, "not root, or a kernel without /proc/driver: mig-minors cannot be faked")
 		}
 		c := exec.Command(os.Args[0], "-test.run=^TestEditsOfMIGDevices$", "-test.v")
 		c.Env = append(os.Environ(), inside+"=1")
 		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 		if out, err := c.CombinedOutput(); errors.Is(err, fs.ErrPermission) {
-			t.Skipf("no mount namespace: %v", err)
+			cannot(t, "no mount namespace: %v", err)
 		} else if err != nil || !strings.Contains(string(out), "--- PASS: TestEditsOfMIGDevices") {
 			t.Errorf("in a namespace of its own: %v\n%s", err, out)
 		}
