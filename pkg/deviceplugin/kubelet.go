@@ -52,8 +52,9 @@ type reading struct {
 	value slot.Kubelet // once done is closed
 }
 
-// NewKubelet reads the kubelet's checkpoint of devices, and its socket for PodResources; connections are made when they are
-// needed. Both paths may lead nowhere for now.
+// NewKubelet reads the kubelet's checkpoint of devices, and its socket for PodResources. A path that leads nowhere, as before the
+// kubelet has started for the first time, is no error here: the file is opened at each reading, and the socket connected to when it is
+// needed, again after it has gone. What cannot be read then is missing in the answer of [Kubelet.Claims].
 func NewKubelet(checkpoint, podResources string) (*Kubelet, error) {
 	conn, err := dial(podResources,
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxListing), grpc.WaitForReady(true)),

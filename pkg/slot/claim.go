@@ -29,10 +29,11 @@ type Claim struct {
 // Kubelet is what the kubelet says who holds what.
 type Kubelet struct {
 	// Checkpoint is nil when it could not be read; empty, not nil, when it has nothing. The kubelet writes it after every Allocate and
-	// before it starts the container, so whoever starts is in it.
+	// before it starts the container, so whoever starts is in it, unless an older writing overtook that one: the package comment has
+	// more. [Book.Owners] answers [ErrNoOwner] then, for the kubelet to be asked again.
 	Checkpoint []Claim
-	// Active is what PodResources lists, nil when it did not answer. A kubelet that has just started lists nothing until the API
-	// server has told it its pods.
+	// Active is what PodResources lists, nil when it did not answer. It is read at another moment than the checkpoint, so that each can
+	// have pods that the other has not. A kubelet that has just started lists nothing until the API server has told it its pods.
 	Active []Claim
 }
 

@@ -29,9 +29,13 @@
 //
 // The rules here rest on what the kubelet's device manager does (Kubernetes 1.34 to 1.37):
 //
-//   - It writes its checkpoint after an Allocate and before the container starts. So a container that starts stands in it, under the
-//     name that Allocate answered; and a checkpoint that can be read and is without a name has given it up. It does not write when a pod
-//     ends: until the next Allocate the checkpoint has pods that are no more.
+//   - It writes its checkpoint after an Allocate and before the container starts. So a container that starts stands in it as a rule,
+//     under the name that Allocate answered. It need not: what the checkpoint is to have is collected under a lock and written
+//     without it, also when a device plugin sends a list, so that of two at a time the older may be written last. What an Allocate
+//     has added is then missing until the next writing. So a container that is not found is no refusal but [ErrNoOwner], after which
+//     the kubelet is asked again; and a record that the checkpoint is without is released only where something else speaks against
+//     it too: that it has had [Grace] and was never bound, that its pod is gone or over, or that a newer one was bound for the same
+//     container. It does not write when a pod ends: until the next Allocate the checkpoint has pods that are no more.
 //   - It uses the slots of an init container again for the containers after it: the same, some of them, or some more. All of these
 //     claims stand in the checkpoint for as long as the pod lives. PodResources lists no init containers but sidecars.
 //   - When it starts, PodResources lists nothing until the API server has told it its pods. The checkpoint stays as it was.
