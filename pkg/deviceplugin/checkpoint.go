@@ -80,7 +80,7 @@ func slotName(response []byte) (string, error) {
 		return "", fmt.Errorf("what Allocate answered: %w", err)
 	}
 	for _, d := range answer.GetCdiDevices() {
-		if name, ok := strings.CutPrefix(d.GetName(), CDIKind+"="); ok {
+		if name, ok := strings.CutPrefix(d.GetName(), slot.CDIKind+"="); ok {
 			return name, nil
 		}
 	}

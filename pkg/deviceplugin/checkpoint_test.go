@@ -49,9 +49,9 @@ func TestParseCheckpoint(t *testing.T) {
 		"nobody ever had":     {data: []byte(`{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}`), want: []slot.Claim{}},
 		"by pod and container, slots of all NUMA nodes together": {
 			data: checkpointOf(t,
-				checkpointEntry{"uid-2", "main", "weft.sh/gpu-percent", map[string][]string{"-1": {"share-2", "share-10"}}, answer(t, CDIKind+"=b")},
-				checkpointEntry{"uid-1", "main", "nvidia.com/gpu", map[string][]string{"0": {"gpu-2", "gpu-0"}, "1": {"gpu-1", "gpu-2"}}, answer(t, "other.com/x=y", CDIKind+"=a")},
-				checkpointEntry{"uid-1", "init", "nvidia.com/mig-1g.10gb.me", map[string][]string{"-1": {"1g.10gb+me-0"}}, answer(t, CDIKind+"=c")},
+				checkpointEntry{"uid-2", "main", "weft.sh/gpu-percent", map[string][]string{"-1": {"share-2", "share-10"}}, answer(t, slot.CDIKind+"=b")},
+				checkpointEntry{"uid-1", "main", "nvidia.com/gpu", map[string][]string{"0": {"gpu-2", "gpu-0"}, "1": {"gpu-1", "gpu-2"}}, answer(t, "other.com/x=y", slot.CDIKind+"=a")},
+				checkpointEntry{"uid-1", "init", "nvidia.com/mig-1g.10gb.me", map[string][]string{"-1": {"1g.10gb+me-0"}}, answer(t, slot.CDIKind+"=c")},
 			),
 			want: []slot.Claim{
 				{UID: "uid-1", Container: "init", Resource: mig, Slots: []string{"1g.10gb+me-0"}, Name: "c"},
@@ -92,7 +92,7 @@ func TestParseCheckpoint(t *testing.T) {
 }
 
 func FuzzParseCheckpoint(f *testing.F) {
-	f.Add(checkpointOf(f, checkpointEntry{"uid-1", "main", "nvidia.com/gpu", map[string][]string{"0": {"b", "a"}, "-1": {"c"}}, answer(f, CDIKind+"=a")}))
+	f.Add(checkpointOf(f, checkpointEntry{"uid-1", "main", "nvidia.com/gpu", map[string][]string{"0": {"b", "a"}, "-1": {"c"}}, answer(f, slot.CDIKind+"=a")}))
 	f.Add([]byte(`{"Data":{"PodDeviceEntries":null}}`))
 	f.Add([]byte(`{"Data":{"PodDeviceEntries":[{"PodUID":"u","ContainerName":"c","ResourceName":"weft.sh/gpu-percent","DeviceIDs":{"-1":["s"]},"AllocResp":"KgMKAWE="}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

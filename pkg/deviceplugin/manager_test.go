@@ -389,7 +389,7 @@ func TestCallsReachTheHandler(t *testing.T) {
 			if slots[0] == "share-9" {
 				return "", errors.New("the disk is full")
 			}
-			return fmt.Sprintf("%s=%s.%s", CDIKind, r, strings.Join(slots, ".")), nil
+			return fmt.Sprintf("%s=%s.%s", slot.CDIKind, r, strings.Join(slots, ".")), nil
 		},
 		preStart: func(ctx context.Context, r slot.Resource, slots []string) error {
 			note(ctx)

@@ -8,10 +8,6 @@ import (
 	"weft.sh/weft/pkg/slot"
 )
 
-// CDIKind is the vendor and class of the CDI devices that stand for slots. A device's qualified name is the kind, "=" and the
-// name of the slots' [slot.Record].
-const CDIKind = "weft.sh/slot"
-
 // ResourceName is the name by which the kubelet, and everybody who writes a pod, knows the resource.
 func ResourceName(r slot.Resource) string {
 	switch r.Kind {

@@ -16,20 +16,13 @@ import (
 	"weft.sh/weft/pkg/slot"
 )
 
-// The CDI devices that stand for slots are of this vendor and class, and named after the slots' record.
-const (
-	vendor = "weft.sh"
-	class  = "slot"
-)
+// Each CDI device is in a file of its own, with its name between these.
+var filePrefix = strings.ReplaceAll(slot.CDIKind, "/", "-") + "-"
 
-// Each is in a file of its own, between these.
-const (
-	filePrefix = vendor + "-" + class + "-"
-	fileSuffix = ".json"
-)
+const fileSuffix = ".json"
 
 // device is the qualified name of the record's CDI device.
-func device(record string) string { return parser.QualifiedName(vendor, class, record) }
+func device(record string) string { return slot.CDIKind + "=" + record }
 
 // file is where the record's specification is.
 func (h *Handout) file(record string) string {
@@ -63,7 +56,7 @@ func specification(record string, hardware *specs.ContainerEdits, around slot.Su
 	if err := parser.ValidateDeviceName(record); err != nil {
 		return nil, err
 	}
-	spec := &specs.Spec{Kind: vendor + "/" + class, Devices: []specs.Device{{Name: record, ContainerEdits: edits}}}
+	spec := &specs.Spec{Kind: slot.CDIKind, Devices: []specs.Device{{Name: record, ContainerEdits: edits}}}
 	// The lowest version that has all of it: runtimes refuse what is newer than they are.
 	version, err := specs.MinimumRequiredVersion(spec)
 	if err != nil {

@@ -375,7 +375,7 @@ func (k *kubelet) admit(h handler, p slot.Pod, a gpu.Assignment) error {
 			}
 			slices.Sort(slots)
 			k.claims = append(k.claims, slot.Claim{
-				UID: p.UID, Container: c.Container, Resource: r, Slots: slots, Name: strings.TrimPrefix(name, vendor+"/"+class+"="),
+				UID: p.UID, Container: c.Container, Resource: r, Slots: slots, Name: strings.TrimPrefix(name, slot.CDIKind+"="),
 			})
 			k.mu.Unlock()
 		}

@@ -18,6 +18,10 @@ const Version = 1
 // only after the answer, and forgets for a moment, while it starts, what runs on the node.
 const Grace = time.Minute
 
+// CDIKind is the vendor and class of the CDI devices that stand for slots. A device's qualified name is the kind, "=" and the name of
+// the slots' [Record].
+const CDIKind = "weft.sh/slot"
+
 // ErrVersion is wrapped by the error for a book that another version of the agent wrote.
 var ErrVersion = errors.New("version of the checkpoint is not supported")
 

@@ -27,7 +27,7 @@ func startOne(t *testing.T, n *node, m *memory, p *pod, container string) (recor
 	if starts[0].err != nil {
 		t.Fatalf("starting %s: %v", container, starts[0].err)
 	}
-	record, ok := strings.CutPrefix(devices[0], deviceplugin.CDIKind+"=")
+	record, ok := strings.CutPrefix(devices[0], slot.CDIKind+"=")
 	if !ok {
 		t.Fatalf("CDI device %q", devices[0])
 	}

@@ -57,7 +57,7 @@ func (r recorder) Allocate(_ context.Context, _ slot.Resource, slots []string) (
 		r.memory.names = map[string][]string{}
 	}
 	r.memory.names[name] = slices.Clone(slots)
-	return deviceplugin.CDIKind + "=" + name, nil
+	return slot.CDIKind + "=" + name, nil
 }
 
 func (r recorder) PreStart(ctx context.Context, resource slot.Resource, slots []string) error {
