@@ -11,6 +11,14 @@ const (
 	Fits Reason = iota
 	// InvalidRequest: the pod asks for something that has no meaning.
 	InvalidRequest
+	// InvalidGang: the pod's PodGroup asks for something that has no meaning, or its members contradict it.
+	InvalidGang
+	// GangNotFound: the PodGroup that the pod names does not exist.
+	GangNotFound
+	// GangIncomplete: fewer members exist than must start together.
+	GangIncomplete
+	// UnknownTopology: the PodGroup names a topology level that the scheduler does not know.
+	UnknownTopology
 	// NodeUnschedulable: the node is cordoned.
 	NodeUnschedulable
 	// TaintNotTolerated: the node has a taint that the pod does not tolerate.
@@ -31,6 +39,8 @@ const (
 	TooFewGPUs
 	// NodeTooSmall: the node would not have the CPU, the memory or another resource even if it were empty.
 	NodeTooSmall
+	// TopologyDomainTooSmall: no domain of the required level would do even if it were empty.
+	TopologyDomainTooSmall
 	// GPUUnhealthy: with its unhealthy GPUs the node would do.
 	GPUUnhealthy
 	// GPUWithheld: idle GPUs are held back for pods that hold GPUs nobody assigned.
@@ -49,6 +59,16 @@ const (
 	InsufficientMemory
 	// InsufficientResource: the node has too little left of another resource, or too few pod slots.
 	InsufficientResource
+	// InsufficientDomainCapacity: no domain of the required level has room for the whole gang.
+	InsufficientDomainCapacity
+	// NVLinkDomainTooSmall: no NVLink domain has room for the whole gang.
+	NVLinkDomainTooSmall
+	// InsufficientGangCapacity: the cluster has no room for the whole gang.
+	InsufficientGangCapacity
+	// ReservedForGang: what is free is kept for a gang that waits.
+	ReservedForGang
+	// PlannedElsewhere: the gang's plan has the pod on another node.
+	PlannedElsewhere
 	// AssignmentConflict: the GPUs were taken between the decision and its reservation.
 	AssignmentConflict
 
@@ -84,28 +104,38 @@ type reasonInfo struct {
 // reasons is the table. The order of the constants is the order of hope: a later reason is nearer to fitting, and is the
 // one to report for a class of nodes.
 var reasons = [numReasons]reasonInfo{
-	Fits:                  {"Fits", "fits", NeverByItself, "nothing"},
-	InvalidRequest:        {"InvalidRequest", "the request is invalid", NeverByItself, "correct the pod"},
-	NodeUnschedulable:     {"NodeUnschedulable", "the node is cordoned", NodeChange, "uncordon the node"},
-	TaintNotTolerated:     {"TaintNotTolerated", "the node has a taint that the pod does not tolerate", NodeChange, "add a toleration, or remove the taint"},
-	NodeAffinityMismatch:  {"NodeAffinityMismatch", "the pod's node selector or affinity excludes the node", NodeChange, "relax the selector, or label a node"},
-	NoGPU:                 {"NoGPU", "the node reports no GPU", NodeChange, "add nodes with GPUs, or run the node agent there"},
-	GPUProductMismatch:    {"GPUProductMismatch", "the GPU model is not one that the pod accepts", NodeChange, "accept this model, or add nodes with the model asked for"},
-	SharingUnsupported:    {"SharingUnsupported", "the node gives out whole GPUs only", NodeChange, "ask for nvidia.com/gpu, or run the node agent there"},
-	NoMIGProfile:          {"NoMIGProfile", "no GPU offers the MIG profile", NodeChange, "ask for a profile that the GPUs offer, or add nodes with GPUs that offer it"},
-	GPUMemoryTooSmall:     {"GPUMemoryTooSmall", "no GPU has the memory asked for", NodeChange, "lower weft.sh/gpu-memory, or add nodes with larger GPUs"},
-	TooFewGPUs:            {"TooFewGPUs", "the node would be too small even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
-	NodeTooSmall:          {"NodeTooSmall", "the node would lack CPU, memory or another resource even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
-	GPUUnhealthy:          {"GPUUnhealthy", "GPUs are unhealthy", NodeChange, "repair or replace the GPU"},
-	GPUWithheld:           {"GPUWithheld", "idle GPUs are withheld for pods that hold nobody knows which", PodRelease, "end those pods, and let weft place what comes after them"},
-	InsufficientGPU:       {"InsufficientGPU", "too few idle GPUs", PodRelease, "wait for a pod to end, or add nodes"},
-	InsufficientGPUShare:  {"InsufficientGPUShare", "too few GPUs with the share left", PodRelease, "wait for a pod to end, or add nodes"},
-	InsufficientGPUMemory: {"InsufficientGPUMemory", "too little GPU memory left", PodRelease, "lower weft.sh/gpu-memory, wait for a pod to end, or add nodes"},
-	NoMIGPlacement:        {"NoMIGPlacement", "no free place for the MIG instance", PodRelease, "wait for a pod to end, or add nodes"},
-	InsufficientCPU:       {"InsufficientCPU", "too little CPU left", PodRelease, "ask for less CPU, wait for a pod to end, or add nodes"},
-	InsufficientMemory:    {"InsufficientMemory", "too little memory left", PodRelease, "ask for less memory, wait for a pod to end, or add nodes"},
-	InsufficientResource:  {"InsufficientResource", "too little left of a resource", PodRelease, "ask for less, wait for a pod to end, or add nodes"},
-	AssignmentConflict:    {"AssignmentConflict", "the GPUs were taken meanwhile", Retry, "nothing: it is tried again"},
+	Fits:                       {"Fits", "fits", NeverByItself, "nothing"},
+	InvalidRequest:             {"InvalidRequest", "the request is invalid", NeverByItself, "correct the pod"},
+	InvalidGang:                {"InvalidGang", "the PodGroup is invalid", NeverByItself, "correct the PodGroup"},
+	GangNotFound:               {"GangNotFound", "the PodGroup does not exist", NeverByItself, "create the PodGroup, or remove the pod's label"},
+	GangIncomplete:             {"GangIncomplete", "fewer members exist than must start together", NeverByItself, "create the missing pods, or lower minMember"},
+	UnknownTopology:            {"UnknownTopology", "the scheduler does not know the topology level", NeverByItself, "name one of the levels in the scheduler's configuration"},
+	NodeUnschedulable:          {"NodeUnschedulable", "the node is cordoned", NodeChange, "uncordon the node"},
+	TaintNotTolerated:          {"TaintNotTolerated", "the node has a taint that the pod does not tolerate", NodeChange, "add a toleration, or remove the taint"},
+	NodeAffinityMismatch:       {"NodeAffinityMismatch", "the pod's node selector or affinity excludes the node", NodeChange, "relax the selector, or label a node"},
+	NoGPU:                      {"NoGPU", "the node reports no GPU", NodeChange, "add nodes with GPUs, or run the node agent there"},
+	GPUProductMismatch:         {"GPUProductMismatch", "the GPU model is not one that the pod accepts", NodeChange, "accept this model, or add nodes with the model asked for"},
+	SharingUnsupported:         {"SharingUnsupported", "the node gives out whole GPUs only", NodeChange, "ask for nvidia.com/gpu, or run the node agent there"},
+	NoMIGProfile:               {"NoMIGProfile", "no GPU offers the MIG profile", NodeChange, "ask for a profile that the GPUs offer, or add nodes with GPUs that offer it"},
+	GPUMemoryTooSmall:          {"GPUMemoryTooSmall", "no GPU has the memory asked for", NodeChange, "lower weft.sh/gpu-memory, or add nodes with larger GPUs"},
+	TooFewGPUs:                 {"TooFewGPUs", "the node would be too small even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
+	NodeTooSmall:               {"NodeTooSmall", "the node would lack CPU, memory or another resource even when empty", NodeChange, "ask for less per pod, or add larger nodes"},
+	TopologyDomainTooSmall:     {"TopologyDomainTooSmall", "no topology domain would be large enough even when empty", NodeChange, "prefer the level instead of requiring it, or ask for fewer members"},
+	GPUUnhealthy:               {"GPUUnhealthy", "GPUs are unhealthy", NodeChange, "repair or replace the GPU"},
+	GPUWithheld:                {"GPUWithheld", "idle GPUs are withheld for pods that hold nobody knows which", PodRelease, "end those pods, and let weft place what comes after them"},
+	InsufficientGPU:            {"InsufficientGPU", "too few idle GPUs", PodRelease, "wait for a pod to end, or add nodes"},
+	InsufficientGPUShare:       {"InsufficientGPUShare", "too few GPUs with the share left", PodRelease, "wait for a pod to end, or add nodes"},
+	InsufficientGPUMemory:      {"InsufficientGPUMemory", "too little GPU memory left", PodRelease, "lower weft.sh/gpu-memory, wait for a pod to end, or add nodes"},
+	NoMIGPlacement:             {"NoMIGPlacement", "no free place for the MIG instance", PodRelease, "wait for a pod to end, or add nodes"},
+	InsufficientCPU:            {"InsufficientCPU", "too little CPU left", PodRelease, "ask for less CPU, wait for a pod to end, or add nodes"},
+	InsufficientMemory:         {"InsufficientMemory", "too little memory left", PodRelease, "ask for less memory, wait for a pod to end, or add nodes"},
+	InsufficientResource:       {"InsufficientResource", "too little left of a resource", PodRelease, "ask for less, wait for a pod to end, or add nodes"},
+	InsufficientDomainCapacity: {"InsufficientDomainCapacity", "no topology domain has room for the whole gang", PodRelease, "wait for pods to end, prefer the level instead of requiring it, or add nodes"},
+	NVLinkDomainTooSmall:       {"NVLinkDomainTooSmall", "no NVLink domain has room for the whole gang", PodRelease, "wait for pods to end, prefer nvlink instead of requiring it, or ask for fewer members"},
+	InsufficientGangCapacity:   {"InsufficientGangCapacity", "there is no room for the whole gang", PodRelease, "wait for pods to end, or add nodes"},
+	ReservedForGang:            {"ReservedForGang", "what is free is kept for a gang that waits", PodRelease, "state the pod's run time with weft.sh/runtime, so that it can run before the gang starts"},
+	PlannedElsewhere:           {"PlannedElsewhere", "the gang's plan has the pod on another node", Retry, "nothing: it is tried again"},
+	AssignmentConflict:         {"AssignmentConflict", "the GPUs were taken meanwhile", Retry, "nothing: it is tried again"},
 }
 
 // Reasons is every reason in the order of the table, without Fits.

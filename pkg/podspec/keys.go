@@ -16,6 +16,27 @@ const (
 	// AnnotationGPUs is the assignment, in the form of gpu.ParseAssignment. Only the scheduler writes it, in the Binding.
 	AnnotationGPUs = "weft.sh/gpus"
 
+	// LabelPodGroup on a pod is the name of its PodGroup of scheduling.x-k8s.io, in the same namespace.
+	LabelPodGroup = "scheduling.x-k8s.io/pod-group"
+	// AnnotationTopologyRequired and AnnotationTopologyPreferred on a PodGroup name a topology level: a node label key that
+	// the scheduler is configured with, or "nvlink". One domain of the required level holds all members; of the preferred
+	// one as few as possible are used.
+	AnnotationTopologyRequired  = "weft.sh/topology-required"
+	AnnotationTopologyPreferred = "weft.sh/topology-preferred"
+	// AnnotationOnMemberLost on a PodGroup is "replace" (default) or "restart": what happens when a running member is lost.
+	AnnotationOnMemberLost = "weft.sh/on-member-lost"
+	// AnnotationOnPartialStart on a PodGroup is "shrink" (default) or "leave": what happens when some members of a gang could be
+	// bound and others not.
+	AnnotationOnPartialStart = "weft.sh/on-partial-start"
+	// AnnotationPartialGrace on a PodGroup is how long it may have fewer than minMember pods bound before those are evicted, a
+	// duration such as 30s. Default 60s.
+	AnnotationPartialGrace = "weft.sh/partial-grace"
+	// AnnotationRuntime on a pod is how long it is expected to run, a duration such as 6h.
+	AnnotationRuntime = "weft.sh/runtime"
+	// AnnotationCheckpointedAt on a pod is when its work was last saved, in RFC 3339: what it did since is lost if it is
+	// evicted.
+	AnnotationCheckpointedAt = "weft.sh/checkpointed-at"
+
 	// LabelProduct on a node is the model of its GPUs; a pod's node affinity on it chooses the model.
 	LabelProduct = "nvidia.com/gpu.product"
 	// LabelCount and LabelMemory on a node are the number of its GPUs and the memory of each in MiB.
