@@ -375,68 +375,6 @@ func TestNobodyGetsWhatTheSchedulerDidNotChoose(t *testing.T) {
 	}
 }
 
-func TestBrokenGPUs(t *testing.T) {
-	t.Run("NVML is missing, then there", func(t *testing.T) {
-		e := start(t)
-		b := e.agentWithoutWaiting("preset: dgx-a100-40gb\nstartError: ERROR_DRIVER_NOT_LOADED\n")
-		e.eventually(func() string {
-			if f := b.failed(); f != "" {
-				t.Fatal(f)
-			}
-			body, err := get("/readyz")
-			if err == nil || !strings.Contains(body, "NVML") {
-				return fmt.Sprintf("the agent does not say that NVML is missing: %v: %s", err, body)
-			}
-			return ""
-		})
-		e.describe(dgx)
-		e.allocatable(wholeDGX)
-	})
-	t.Run("a GPU is lost and comes back", func(t *testing.T) {
-		e := start(t)
-		e.startAgent(dgx)
-		e.allocatable(wholeDGX)
-		sick := func() (n int) {
-			for _, d := range e.inventory() {
-				if d.Unhealthy {
-					n++
-				}
-			}
-			return n
-		}
-		e.describe(strings.Replace(dgx, "\nset:", "\nset:\n  \"2\": {lost: true}", 1))
-		e.allocatable(map[string]int64{podspec.ResourceGPU: 5, podspec.ResourceGPUPercent: 500})
-		e.eventually(func() string {
-			if n := sick(); n != 1 {
-				return fmt.Sprintf("%d GPUs are published as unhealthy, want 1", n)
-			}
-			return ""
-		})
-		// Six do not fit on five, whatever else would.
-		e.create(newPod("six", with(newContainer("main"), podspec.ResourceGPU, 6)))
-		e.create(newPod("five", with(newContainer("main"), podspec.ResourceGPU, 5)))
-		devices := e.inventory()
-		e.gets(e.running("five"), "main", devices)
-		if p := e.pod("six"); p.Spec.NodeName != "" {
-			t.Error("a pod was bound to a GPU that is lost")
-		}
-		e.remove("five")
-		e.describe(dgx)
-		e.allocatable(wholeDGX)
-		e.gets(e.running("six"), "main", e.inventory())
-	})
-}
-
-// agentWithoutWaiting is startAgent for GPUs that it cannot become ready with.
-func (e *env) agentWithoutWaiting(fake string) *agent {
-	e.t.Helper()
-	a := e.startAgent(dgx)
-	a.stop()
-	e.describe(fake)
-	a.launch()
-	return a
-}
-
 func TestFullCDIFolder(t *testing.T) {
 	e := start(t)
 	e.must(os.MkdirAll(cdiDir, 0o755))
