@@ -239,8 +239,7 @@ func (h *Handout) pod(book slot.Book, o slot.Owner) (slot.Pod, error) {
 	// The API server may be away for long. Who holds GPUs goes on with those.
 	for _, r := range book.Records {
 		if r.Holder != nil && r.Holder.UID == o.UID {
-			a, err := gpu.ParseAssignment(r.Holder.Assignment)
-			return slot.Pod{UID: o.UID, Namespace: r.Holder.Namespace, Name: r.Holder.Pod, Assignment: a, Err: err}, nil
+			return r.Holder.KnownPod(), nil
 		}
 	}
 	return slot.Pod{}, errNoPod

@@ -104,6 +104,7 @@ func newAgent(ctx context.Context, c Config) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.pods.Keep(a.handout.Book())
 	a.manager = deviceplugin.NewManager(deviceplugin.Options{Dir: c.Paths.DevicePlugins, Handler: a.handout})
 	a.meter = metering.New(metering.Options{
 		Node: c.NodeName, Book: a.handout.Book, Inventory: a.inventory, Containers: a.runs.names,

@@ -54,6 +54,12 @@ type Holder struct {
 	Bound time.Time `json:"bound"`
 }
 
+// KnownPod is the holder's pod as far as the book knows it, which is as it was when it was bound.
+func (h Holder) KnownPod() Pod {
+	a, err := gpu.ParseAssignment(h.Assignment)
+	return Pod{UID: h.UID, Namespace: h.Namespace, Name: h.Pod, Assignment: a, Err: err}
+}
+
 // Book is all records of a node, sorted by name. It is a value: what changes it returns another one and leaves it as it is. The
 // zero Book is empty.
 type Book struct {

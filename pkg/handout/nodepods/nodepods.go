@@ -34,7 +34,7 @@ type Pods struct {
 	changed chan struct{}
 	// ended are those among pods that were over when they were deleted, the first first: remembered at most.
 	ended []string
-	// deleted are those among pods that were not. They stay while processes of theirs run.
+	// deleted are those among pods that were not, or may have been before Run. They stay while processes of theirs run.
 	deleted map[string]bool
 	// running are the UIDs of the pods with processes on the node.
 	running func() map[string]bool
@@ -70,6 +70,20 @@ func New(client kubernetes.Interface, node string, running func() map[string]boo
 	}
 	p.delivered = registration.HasSynced
 	return p, nil
+}
+
+// Keep takes the pods that hold what the book says, before Run. One of them can have been deleted by force while there was no agent, and
+// its containers may still run: it is known for as long as processes of it do, although the API server never tells of it.
+func (p *Pods) Keep(book slot.Book) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pods := maps.Clone(p.pods)
+	for _, r := range book.Records {
+		if r.Holder != nil {
+			pods[r.Holder.UID], p.deleted[r.Holder.UID] = r.Holder.KnownPod(), true
+		}
+	}
+	p.set(pods)
 }
 
 // Run follows the pods until ctx ends. Call it once.

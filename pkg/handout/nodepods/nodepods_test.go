@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -18,6 +20,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/slot"
 )
 
 var resourcePods = v1.SchemeGroupVersion.WithResource("pods")
@@ -254,4 +257,50 @@ func TestDeletedByForce(t *testing.T) {
 			t.Errorf("after they have ended: got %v", pods)
 		}
 	}, pod("uid-1", "runs", "main=g0"), pod("uid-2", "ran", "main=g1"))
+}
+
+// What the book says is held may be held by processes of a pod that was deleted by force while there was no agent.
+func TestDeletedByForceWhileThereWasNoAgent(t *testing.T) {
+	running := map[string]bool{"runs": true, "there": true}
+	synctest.Test(t, func(t *testing.T) {
+		there := pod("there", "there", "main=g2")
+		p, err := New(fake.NewClientset(there, pod("idle", "idle", "main=g3")), "node-a", func() map[string]bool { return running })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var book slot.Book
+		for _, uid := range []string{"runs", "ran", "there", "idle"} {
+			book = book.With(slot.Record{Name: uid, Holder: &slot.Holder{Namespace: "ns", Pod: uid, UID: uid, Container: "main", Assignment: "main=g0"}})
+		}
+		p.Keep(book.With(slot.Record{Name: "unbound"}))
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended sync.WaitGroup
+		ended.Go(func() { p.Run(ctx) })
+		known := func() (out []string) {
+			synctest.Wait()
+			pods, all := p.Snapshot()
+			for uid, pod := range pods {
+				out = append(out, fmt.Sprintf("%s %s/%s over %t %s %v, all %t", uid, pod.Namespace, pod.Name, pod.Over, pod.Assignment, pod.Err, all))
+			}
+			slices.Sort(out)
+			return out
+		}
+		const idle, thereToo = "idle ns/idle over false main=g3 <nil>, all true", "there ns/there over false main=g2 <nil>, all true"
+		want := []string{idle, "runs ns/runs over false main=g0 <nil>, all true", thereToo}
+		if diff := cmp.Diff(want, known()); diff != "" {
+			t.Errorf("while its containers run (-want +got):\n%s", diff)
+		}
+		changed := p.Changed()
+		clear(running)
+		if diff := cmp.Diff([]string{idle, thereToo}, known()); diff != "" {
+			t.Errorf("after they have ended (-want +got):\n%s", diff)
+		}
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody was told")
+		}
+		cancel()
+		ended.Wait()
+	})
 }
