@@ -18,6 +18,6 @@ var (
 )
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &GPUFitArgs{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &GPUFitArgs{}, &GangArgs{})
 	return nil
 }

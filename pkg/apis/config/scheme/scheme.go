@@ -32,26 +32,46 @@ func init() {
 // apiVersion and kind may be left out of the text.
 func GPUFitArgs(obj runtime.Object) (*config.GPUFitArgs, error) {
 	path := field.NewPath("pluginConfig").Key("GPUFit").Child("args")
-	var args *config.GPUFitArgs
+	args, err := read[*config.GPUFitArgs](path, "GPUFitArgs", obj)
+	if err != nil {
+		return nil, err
+	}
+	return args, validation.ValidateGPUFitArgs(path, args).ToAggregate()
+}
+
+// GangArgs reads the arguments of plugin Gang, as [GPUFitArgs] does those of GPUFit.
+func GangArgs(obj runtime.Object) (*config.GangArgs, error) {
+	path := field.NewPath("pluginConfig").Key("Gang").Child("args")
+	args, err := read[*config.GangArgs](path, "GangArgs", obj)
+	if err != nil {
+		return nil, err
+	}
+	return args, validation.ValidateGangArgs(path, args).ToAggregate()
+}
+
+// read is the object, or what its text says, defaulted and converted, in the internal form T of the kind. It is the caller's.
+func read[T runtime.Object](path *field.Path, kind string, obj runtime.Object) (T, error) {
+	var none T
 	switch o := obj.(type) {
-	case *config.GPUFitArgs:
-		args = o.DeepCopy()
+	case T:
+		// A copy of a T is a T.
+		return o.DeepCopyObject().(T), nil
 	case nil, *runtime.Unknown:
 		raw := []byte("{}")
 		if u, ok := o.(*runtime.Unknown); ok && len(u.Raw) > 0 {
 			raw = u.Raw
 		}
-		gvk := v1.SchemeGroupVersion.WithKind("GPUFitArgs")
+		gvk := v1.SchemeGroupVersion.WithKind(kind)
 		decoded, _, err := codecs.UniversalDecoder().Decode(raw, &gvk, nil)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return none, fmt.Errorf("%s: %w", path, err)
 		}
-		var ok bool
-		if args, ok = decoded.(*config.GPUFitArgs); !ok {
-			return nil, fmt.Errorf("%s: want kind GPUFitArgs, got %T", path, decoded)
+		args, ok := decoded.(T)
+		if !ok {
+			return none, fmt.Errorf("%s: want kind %s, got %T", path, kind, decoded)
 		}
+		return args, nil
 	default:
-		return nil, fmt.Errorf("%s: want GPUFitArgs, got %T", path, obj)
+		return none, fmt.Errorf("%s: want %s, got %T", path, kind, obj)
 	}
-	return args, validation.ValidateGPUFitArgs(path, args).ToAggregate()
 }

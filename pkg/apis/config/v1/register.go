@@ -19,7 +19,7 @@ var (
 )
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &GPUFitArgs{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &GPUFitArgs{}, &GangArgs{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil
 }

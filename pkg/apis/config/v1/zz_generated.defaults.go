@@ -14,9 +14,14 @@ import (
 // All generated defaulters are covering - they call all nested defaulters.
 func RegisterDefaults(scheme *runtime.Scheme) error {
 	scheme.AddTypeDefaultingFunc(&GPUFitArgs{}, func(obj interface{}) { SetObjectDefaults_GPUFitArgs(obj.(*GPUFitArgs)) })
+	scheme.AddTypeDefaultingFunc(&GangArgs{}, func(obj interface{}) { SetObjectDefaults_GangArgs(obj.(*GangArgs)) })
 	return nil
 }
 
 func SetObjectDefaults_GPUFitArgs(in *GPUFitArgs) {
 	SetDefaults_GPUFitArgs(in)
+}
+
+func SetObjectDefaults_GangArgs(in *GangArgs) {
+	SetDefaults_GangArgs(in)
 }
