@@ -28,8 +28,9 @@ type Cache struct {
 
 // holding is one pod on one node.
 type holding struct {
-	node      string
-	confirmed bool
+	node string
+	// confirmed and planned are never both true.
+	confirmed, planned bool
 }
 
 // New is an empty cache.
@@ -64,12 +65,21 @@ func (c *Cache) SetInventory(node string, inv cluster.Inventory) {
 // Assume records that a pod is about to hold GPUs of the node, in place of what it was assumed to hold before. It errs
 // with ErrConflict, and changes nothing, when the node cannot give it that, or gives too much on the same GPUs already;
 // and when the pod is confirmed already, for then the API server has decided.
-func (c *Cache) Assume(node string, p cluster.Pod) error {
+func (c *Cache) Assume(node string, p cluster.Pod) error { return c.take(node, p, false) }
+
+// Plan is Assume for a pod whose own turn has not come: what it holds stays when an attempt to bind it fails, so that the next
+// attempt has the same. It errs as Assume does, and besides when the pod is suspected: it may be bound already.
+func (c *Cache) Plan(node string, p cluster.Pod) error { return c.take(node, p, true) }
+
+func (c *Cache) take(node string, p cluster.Pod, planned bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.pods[p.UID]
 	if h != nil && h.confirmed {
 		return fmt.Errorf("%w: pod %s is bound to node %s already", ErrConflict, p.Name, h.node)
+	}
+	if _, suspected := c.suspected[p.UID]; suspected && planned {
+		return fmt.Errorf("%w: pod %s may be bound to node %s already", ErrConflict, p.Name, h.node)
 	}
 	n := c.nodes[node]
 	if n == nil {
@@ -82,7 +92,7 @@ func (c *Cache) Assume(node string, p cluster.Pod) error {
 		c.drop(p.UID)
 	}
 	c.set(n.With(p))
-	c.pods[p.UID] = &holding{node: node}
+	c.pods[p.UID] = &holding{node: node, planned: planned}
 	delete(c.suspected, p.UID)
 	return nil
 }
@@ -95,7 +105,7 @@ func (c *Cache) Confirm(node string, p cluster.Pod) (news bool) {
 	if h := c.pods[p.UID]; h != nil {
 		if h.node == node {
 			if held, ok := c.nodes[node].Pod(p.UID); ok && held.Equal(p) {
-				news, h.confirmed = !h.confirmed, true
+				news, h.confirmed, h.planned = !h.confirmed, true, false
 				delete(c.suspected, p.UID)
 				return news
 			}
@@ -113,8 +123,8 @@ func (c *Cache) Confirm(node string, p cluster.Pod) (news bool) {
 	return true
 }
 
-// Suspect records that nobody knows whether the assumed pod was bound: it keeps what it holds until Confirm, Forget, or
-// an Expire at or after the deadline. A pod that is not assumed is left alone.
+// Suspect records that nobody knows whether the assumed or planned pod was bound: it keeps what it holds until Confirm,
+// Forget, or an Expire at or after the deadline. A pod that is neither is left alone.
 func (c *Cache) Suspect(uid string, deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,17 +149,48 @@ func (c *Cache) Forget(uid string) {
 }
 
 // Release is Forget for a pod that was assumed and is not to be bound: it leaves confirmed pods alone, for those the API
-// server shows bound, and suspected ones, for those it may yet.
+// server shows bound, suspected ones, for those it may yet, and planned ones, which are tried again.
 func (c *Cache) Release(uid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, suspected := c.suspected[uid]
-	if h := c.pods[uid]; h != nil && !h.confirmed && !suspected {
+	if h := c.pods[uid]; h != nil && !h.confirmed && !h.planned && !suspected {
 		c.drop(uid)
 	}
 }
 
-// Expire forgets every suspected pod whose deadline is not after now, and returns their UIDs, sorted.
+// Cancel ends the plan for the pods: those that are planned are forgotten, but for suspected ones, which are as if they had
+// been assumed. All others are left alone.
+func (c *Cache) Cancel(uids ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, uid := range uids {
+		h := c.pods[uid]
+		if h == nil || !h.planned {
+			continue
+		}
+		if _, suspected := c.suspected[uid]; suspected {
+			h.planned = false
+		} else {
+			c.drop(uid)
+		}
+	}
+}
+
+// Holding is what the pod holds and where, and whether that is planned; ok is false when it holds nothing.
+func (c *Cache) Holding(uid string) (node string, p cluster.Pod, planned, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.pods[uid]
+	if h == nil {
+		return "", cluster.Pod{}, false, false
+	}
+	p, ok = c.nodes[h.node].Pod(uid)
+	return h.node, p, h.planned, ok
+}
+
+// Expire forgets every suspected pod whose deadline is not after now, and returns their UIDs, sorted. A planned one keeps
+// what it holds and is suspected no longer.
 func (c *Cache) Expire(now time.Time) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +202,11 @@ func (c *Cache) Expire(now time.Time) []string {
 	}
 	slices.Sort(expired)
 	for _, uid := range expired {
-		c.drop(uid)
+		if c.pods[uid].planned {
+			delete(c.suspected, uid)
+		} else {
+			c.drop(uid)
+		}
 	}
 	return expired
 }

@@ -18,6 +18,8 @@ import (
 //
 //	node NAME gpus=N [mig=N]                    the node reports so many plain GPUs, and so many in MIG mode after them
 //	assume POD on=NODE gpus=ASSIGNMENT          (in quotes, with ' for =)
+//	plan POD on=NODE gpus=ASSIGNMENT            for a pod whose turn comes later
+//	cancel POD                                  ends the plan
 //	confirm POD on=NODE gpus=ASSIGNMENT         the API server shows it
 //	confirm POD on=NODE unplaced=N              the API server shows it, and nobody knows which N GPUs it holds
 //	suspect POD until=DURATION                  after the start of the scenario
@@ -89,6 +91,12 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		if err := s.cache.Assume(text("on"), pod()); err != nil {
 			return fmt.Sprintf("refused: %v\n", err)
 		}
+	case "plan":
+		if err := s.cache.Plan(text("on"), pod()); err != nil {
+			return fmt.Sprintf("refused: %v\n", err)
+		}
+	case "cancel":
+		s.cache.Cancel(name)
 	case "confirm":
 		s.shown[name] = shownPod{text("on"), pod()}
 		s.cache.Confirm(text("on"), pod())
@@ -145,11 +153,14 @@ func (s *scenario) state() string {
 		fmt.Fprintf(&b, "node %s: %s\n", n.Name, strings.Join(gpus, ", "))
 		for _, p := range n.Pods {
 			state := "assumed"
-			if s.cache.pods[p.UID].confirmed {
+			switch h := s.cache.pods[p.UID]; {
+			case h.confirmed:
 				state = "confirmed"
+			case h.planned:
+				state = "planned"
 			}
 			if deadline, ok := s.cache.suspected[p.UID]; ok {
-				state = fmt.Sprintf("suspected until %v", deadline.Sub(start))
+				state = strings.TrimPrefix(state+", suspected", "assumed, ") + fmt.Sprintf(" until %v", deadline.Sub(start))
 			}
 			holds := strings.TrimPrefix(p.Assignment.String(), "main=")
 			if !p.Unplaced.Empty() {

@@ -76,6 +76,7 @@ type modelPod struct {
 	node      string
 	pod       cluster.Pod
 	confirmed bool
+	planned   bool
 	deadline  time.Time // zero unless suspected
 }
 
@@ -134,17 +135,21 @@ func (m *model) check(t *testing.T, c *Cache) {
 	for _, uid := range slices.Concat(slices.Collect(maps.Keys(c.pods)), slices.Collect(maps.Keys(m.pods)), slices.Collect(maps.Keys(c.suspected))) {
 		h, want := c.pods[uid], m.pods[uid]
 		deadline, suspected := c.suspected[uid]
-		if h == nil || h.node != want.node || h.confirmed != want.confirmed || !deadline.Equal(want.deadline) || suspected == want.deadline.IsZero() {
+		if h == nil || h.node != want.node || h.confirmed != want.confirmed || h.planned != want.planned || !deadline.Equal(want.deadline) || suspected == want.deadline.IsZero() {
 			t.Fatalf("pod %s is %+v, suspected %t until %v; want %+v", uid, h, suspected, deadline, want)
 		}
 		if c.Suspected(uid) != suspected {
 			t.Fatalf("pod %s is suspected: %t", uid, !suspected)
 		}
+		node, held, planned, ok := c.Holding(uid)
+		if !ok || node != want.node || planned != want.planned || !held.Equal(want.pod) {
+			t.Fatalf("pod %s holds %q on %s, planned: %t; want %+v", uid, held.Assignment, node, planned, want)
+		}
 	}
 }
 
 func TestRandomEventsLeaveWhatIsComputedFromScratch(t *testing.T) {
-	assumed := 0
+	assumed, planned := 0, 0
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 5))
@@ -152,12 +157,12 @@ func TestRandomEventsLeaveWhatIsComputedFromScratch(t *testing.T) {
 			m := &model{map[string]cluster.Inventory{}, map[string]modelPod{}}
 			now := start
 			snapshots := []*cluster.Snapshot{cluster.NewSnapshot(), cluster.NewSnapshot(), cluster.NewSnapshot()}
-			for range 150 {
+			for range 300 {
 				node := []string{"a", "b", "c"}[r.IntN(3)]
 				p := randomPod(r)
 				uid := p.UID
 				had, there := m.pods[uid]
-				switch r.IntN(12) {
+				switch r.IntN(16) {
 				case 0, 1:
 					invs := inventories()
 					inv := invs[min(r.IntN(2*len(invs)), len(invs)-1)*r.IntN(2)] // mostly the first
@@ -193,16 +198,42 @@ func TestRandomEventsLeaveWhatIsComputedFromScratch(t *testing.T) {
 					delete(m.pods, uid)
 				case 10:
 					c.Release(uid)
-					if there && !had.confirmed && had.deadline.IsZero() {
+					if there && !had.confirmed && !had.planned && had.deadline.IsZero() {
 						delete(m.pods, uid)
+					}
+				case 12, 13, 14:
+					err := c.Plan(node, p)
+					n := m.node(node)
+					want := there && (had.confirmed || !had.deadline.IsZero()) || n == nil || n.CanGive(p) != nil
+					if want != (err != nil) || err != nil && !errors.Is(err, ErrConflict) {
+						t.Fatalf("plan %s %q on %s: %v, want an error: %t", uid, p.Assignment, node, err, want)
+					}
+					if err == nil {
+						planned++
+						m.pods[uid] = modelPod{node: node, pod: p, planned: true}
+					}
+				case 15:
+					other := randomPod(r).UID
+					c.Cancel(uid, other)
+					for _, uid := range []string{uid, other} {
+						if had := m.pods[uid]; had.planned && had.deadline.IsZero() {
+							delete(m.pods, uid)
+						} else if had.planned {
+							had.planned = false
+							m.pods[uid] = had
+						}
 					}
 				case 11:
 					now = now.Add(time.Duration(r.IntN(5)) * time.Second)
 					var want []string
 					for _, uid := range slices.Sorted(maps.Keys(m.pods)) {
-						if d := m.pods[uid].deadline; !d.IsZero() && !d.After(now) {
+						if had := m.pods[uid]; !had.deadline.IsZero() && !had.deadline.After(now) {
 							want = append(want, uid)
 							delete(m.pods, uid)
+							if had.planned {
+								had.deadline = time.Time{}
+								m.pods[uid] = had
+							}
 						}
 					}
 					if diff := cmp.Diff(want, c.Expire(now)); diff != "" {
@@ -220,8 +251,8 @@ func TestRandomEventsLeaveWhatIsComputedFromScratch(t *testing.T) {
 			}
 		})
 	}
-	if assumed < 100 {
-		t.Errorf("only %d pods were assumed: the test says little", assumed)
+	if assumed < 100 || planned < 100 {
+		t.Errorf("only %d pods were assumed and %d planned: the test says little", assumed, planned)
 	}
 }
 
@@ -264,7 +295,12 @@ func TestManyGoroutinesAtOnce(t *testing.T) {
 			s := cluster.NewSnapshot()
 			for range 200 {
 				p, node := randomPod(r), []string{"a", "b"}[r.IntN(2)]
-				switch r.IntN(8) {
+				switch r.IntN(10) {
+				case 8:
+					_ = c.Plan(node, p)
+				case 9:
+					c.Cancel(p.UID)
+					c.Holding(p.UID)
 				case 0:
 					c.SetInventory(node, inventories()[r.IntN(3)])
 				case 1, 2:
