@@ -23,6 +23,9 @@
 //
 // So a container that was made has a bound record and a specification; and what is bound is bound to no other pod.
 //
+// A runtime learns of a specification a moment after it is there, and makes no container before. PreStart waits for that, as far as it can
+// be told (Options.Noticed), and not for long: the kubelet repeats what failed, after a second or more.
+//
 // # Who is told
 //
 // The kubelet does not say which container it starts, only which slots it has, and an init container can have had the slots of
