@@ -9,7 +9,7 @@ import (
 )
 
 // Record remembers which members of a gang succeeded, for as long as it has others: when somebody deletes their pods, the gang
-// is still finishing, and not partial. The zero Record is that of a gang seen for the first time. It is not safe for
+// is still finishing, and not partial. Who has succeeded has succeeded, whatever becomes of the pod. The zero Record is that of a gang seen for the first time. It is not safe for
 // concurrent use.
 type Record struct {
 	// done are the members that succeeded, by UID; nil before the first call.
@@ -34,15 +34,17 @@ func (r *Record) Complete(pods []MemberState, was Status, now time.Time) []Membe
 			r.done[uid] = MemberState{UID: uid, Bound: ended, Running: true, Ended: ended, Succeeded: true}
 		}
 	}
+	out := slices.Clone(pods)
 	seen := map[string]bool{}
-	for _, p := range pods {
+	for i, p := range pods {
 		seen[p.UID] = true
 		if p.Succeeded {
 			r.done[p.UID] = p
+		} else if done, ok := r.done[p.UID]; ok {
+			out[i] = done // it is only being cleaned up
 		}
 	}
 	maps.DeleteFunc(r.done, func(_ string, p MemberState) bool { return p.Ended.Before(c.start) })
-	out := slices.Clone(pods)
 	for _, p := range slices.SortedFunc(maps.Values(r.done), func(a, b MemberState) int { return cmp.Compare(a.UID, b.UID) }) {
 		if !seen[p.UID] {
 			out = append(out, p)

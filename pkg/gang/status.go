@@ -346,8 +346,9 @@ func members(n int) string {
 
 // ceil rounds up to whole seconds.
 func ceil(t time.Time) time.Time {
-	if down := t.Truncate(time.Second); !down.Equal(t) {
+	down := t.Truncate(time.Second)
+	if down.Before(t) {
 		return down.Add(time.Second)
 	}
-	return t
+	return down
 }

@@ -1,0 +1,240 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
+)
+
+const (
+	name = "weft-controller"
+	// settle is how long changes of one gang are gathered: a gang of a thousand is bound in a thousand steps, and is not worth
+	// as many writes.
+	settle = 250 * time.Millisecond
+	// workers is how many gangs are looked at at a time.
+	workers = 8
+	// firstRetry and lastRetry bound the pause before what failed is tried again.
+	firstRetry, lastRetry = 250 * time.Millisecond, time.Minute
+)
+
+// Options say what a controller works with.
+type Options struct {
+	Client kubernetes.Interface
+	// Groups reads and writes PodGroups.
+	Groups dynamic.Interface
+	// Recorder records events.
+	Recorder events.EventRecorder
+	// Schedulers are the names of the schedulers whose gangs it looks after.
+	Schedulers []string
+}
+
+// Controller looks after gangs. Make one with New.
+type Controller struct {
+	client     kubernetes.Interface
+	groups     dynamic.Interface
+	recorder   events.EventRecorder
+	schedulers []string
+	factory    informers.SharedInformerFactory
+	tracker    *podgroup.Tracker
+	queue      workqueue.TypedRateLimitingInterface[gang.Key]
+
+	mu sync.Mutex
+	// gangs are those that were looked at. The queue sees to it that nobody else works on one at the same time.
+	gangs map[gang.Key]*known
+}
+
+// known is what is known of a gang besides what pods and PodGroups say.
+type known struct {
+	uid    types.UID
+	record gang.Record
+	// status is where the gang stands; judged says that there is one.
+	status gang.Status
+	judged bool
+	// last is the status as it was written last; written says that it was.
+	last    gang.Status
+	written bool
+	// eviction tells one eviction from the next, to count it once.
+	eviction string
+	// phase and partial are what the metrics count it as.
+	phase   gang.Phase
+	partial bool
+}
+
+// New makes a controller. It does nothing before Start and Work.
+func New(o Options) (*Controller, error) {
+	c := &Controller{
+		client: o.Client, groups: o.Groups, recorder: o.Recorder, schedulers: o.Schedulers,
+		factory: informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(slim)),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[gang.Key](firstRetry, lastRetry)),
+		gangs: map[gang.Key]*known{},
+	}
+	var err error
+	if c.tracker, err = podgroup.NewTracker(podgroup.TrackerOptions{Pods: c.factory, CRD: o.Groups}); err != nil {
+		return nil, err
+	}
+	c.tracker.OnChange(func(k gang.Key) {
+		if k.Source == gang.SourceCRD {
+			c.queue.AddAfter(k, settle)
+		}
+	})
+	registerMetrics()
+	return c, nil
+}
+
+// slim takes from a pod what is large and of no use here. A cluster has many more pods than gangs have members.
+func slim(obj any) (any, error) {
+	p, ok := obj.(*v1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	p.ManagedFields = nil
+	p.Spec.Volumes, p.Spec.InitContainers, p.Spec.Containers, p.Spec.EphemeralContainers = nil, nil, nil, nil
+	p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints = nil, nil, nil
+	return p, nil
+}
+
+// Start fills the caches, until the context ends, and returns when they are full. Every replica does this.
+func (c *Controller) Start(ctx context.Context) error {
+	c.factory.Start(ctx.Done())
+	c.tracker.Start(ctx)
+	return c.tracker.WaitForSync(ctx)
+}
+
+// Work looks after the gangs until the context ends. Only one replica may.
+func (c *Controller) Work(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for c.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	wg.Wait()
+}
+
+func (c *Controller) next(ctx context.Context) bool {
+	k, quit := c.queue.Get()
+	if quit {
+		return false
+	}
+	defer c.queue.Done(k)
+	if ctx.Err() != nil {
+		return false
+	}
+	start := time.Now()
+	again, err := c.reconcile(ctx, k, start)
+	duration.Observe(time.Since(start).Seconds())
+	switch {
+	case err == nil:
+		c.queue.Forget(k)
+		if !again.IsZero() {
+			c.queue.AddAfter(k, time.Until(again))
+		}
+	case ctx.Err() != nil:
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err), apierrors.IsInvalid(err):
+		// The PodGroup is gone, or is another one: the informer will say so.
+		klog.FromContext(ctx).V(2).Info("A PodGroup changed meanwhile", "podgroup", klog.KRef(k.Namespace, k.Name), "err", err)
+		c.queue.AddRateLimited(k)
+	default:
+		klog.FromContext(ctx).Error(err, "To be tried again", "podgroup", klog.KRef(k.Namespace, k.Name))
+		c.queue.AddRateLimited(k)
+	}
+	return true
+}
+
+// reconcile says where the gang stands, and does what has to be done. It returns when to look again though nothing changed; zero
+// for never.
+func (c *Controller) reconcile(ctx context.Context, k gang.Key, now time.Time) (time.Time, error) {
+	pg, ok := c.tracker.CRD(k)
+	pods := c.tracker.All(k)
+	if !ok || len(pods) > 0 && !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return c.ours(p.Spec.SchedulerName) }) {
+		c.forget(k)
+		return time.Time{}, nil
+	}
+	g := c.known(k, pg.UID)
+	was := g.status
+	if !g.judged {
+		was = stored(pg)
+	}
+	members := g.record.Complete(membersOf(pods, c.ours), was, now)
+	spec, err := c.tracker.Spec(k)
+	var next gang.Next
+	var invalid *podspec.InvalidError
+	switch {
+	case errors.As(err, &invalid):
+		g.status = gang.Invalid(err, members, was)
+	case errors.Is(err, podgroup.ErrNotFound):
+		c.forget(k)
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, err
+	default:
+		g.status, next = gang.Judge(spec, members, was, now)
+	}
+	g.judged = true
+	g.count(spec)
+	// The status goes first: it says that members leave, and since when, also to the next who leads.
+	if err := c.write(ctx, k, g, pg); err != nil {
+		return time.Time{}, err
+	}
+	if len(next.Evict) == 0 {
+		g.eviction = ""
+		return next.At, nil
+	}
+	return next.At, c.evict(ctx, k, g, pg, pods, next)
+}
+
+// ours says that a pod of the scheduler is the controller's to look after.
+func (c *Controller) ours(scheduler string) bool { return slices.Contains(c.schedulers, scheduler) }
+
+// known is what is known of the gang whose PodGroup has the UID.
+func (c *Controller) known(k gang.Key, uid types.UID) *known {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.gangs[k]
+	if g == nil || g.uid != uid {
+		if g != nil {
+			g.forget()
+		}
+		g = &known{uid: uid}
+		c.gangs[k] = g
+	}
+	return g
+}
+
+func (c *Controller) forget(k gang.Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g := c.gangs[k]; g != nil {
+		g.forget()
+		delete(c.gangs, k)
+	}
+}
+
+// validate checks what people may get wrong.
+func (o Options) validate() error {
+	if len(o.Schedulers) == 0 || slices.Contains(o.Schedulers, "") {
+		return fmt.Errorf("--scheduler-names is %q: want the name of at least one scheduler", o.Schedulers)
+	}
+	return nil
+}

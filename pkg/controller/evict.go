@@ -1,0 +1,83 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
+
+	"weft.sh/weft/pkg/gang"
+)
+
+// evictions is how many members of a gang are evicted at a time: a large one should not leave one by one.
+const evictions = 16
+
+// Reasons of the events.
+const (
+	eventEvicted = "GangEvicted"
+	eventBlocked = "GangEvictionBlocked"
+)
+
+// evict has the members leave. The error is for those that could not: it is to be tried again.
+func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg *schedv1alpha1.PodGroup, pods []*v1.Pod, next gang.Next) error {
+	group := reference(pg)
+	// What is tried again is one eviction.
+	if id := fmt.Sprintf("%s %s", next.Reason, g.status.Since.Format(time.RFC3339)); g.eviction != id {
+		g.eviction = id
+		evicted.WithLabelValues(string(next.Reason)).Inc()
+		klog.FromContext(ctx).Info("Evicting the members of a gang", "podgroup", klog.KRef(k.Namespace, k.Name), "members", len(next.Evict), "reason", next.Why)
+		c.recorder.Eventf(group, nil, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(next.Why))
+	}
+	var mu sync.Mutex
+	var errs []error
+	workqueue.ParallelizeUntil(ctx, evictions, len(next.Evict), func(i int) {
+		pod := pods[next.Evict[i]]
+		err := c.client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
+			ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
+			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
+		})
+		switch {
+		case err == nil:
+			c.recorder.Eventf(pod, group, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone, or another has its name
+		default:
+			if apierrors.IsTooManyRequests(err) {
+				c.recorder.Eventf(pod, group, v1.EventTypeWarning, eventBlocked, "Evict",
+					"%s", note("to be evicted, and a PodDisruptionBudget is in the way: "+err.Error()))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err))
+		}
+	})
+	if len(errs) > 3 {
+		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
+	}
+	return errors.Join(errs...)
+}
+
+// reference is the PodGroup for events.
+func reference(pg *schedv1alpha1.PodGroup) *v1.ObjectReference {
+	return &v1.ObjectReference{
+		APIVersion: schedv1alpha1.SchemeGroupVersion.String(), Kind: "PodGroup",
+		Namespace: pg.Namespace, Name: pg.Name, UID: pg.UID, ResourceVersion: pg.ResourceVersion,
+	}
+}
+
+// note is a text as long as the API server takes for an event.
+func note(text string) string {
+	const most = 1024
+	if len(text) < most {
+		return text
+	}
+	return text[:most-4] + " ..."
+}

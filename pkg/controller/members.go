@@ -1,0 +1,97 @@
+package controller
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"weft.sh/weft/pkg/gang"
+)
+
+// membersOf is what the pods say of themselves. ours tells the names of the schedulers that the controller is for.
+func membersOf(pods []*v1.Pod, ours func(scheduler string) bool) []gang.MemberState {
+	out := make([]gang.MemberState, len(pods))
+	for i, p := range pods {
+		out[i] = memberOf(p)
+		out[i].Foreign = !ours(p.Spec.SchedulerName)
+	}
+	return out
+}
+
+func memberOf(p *v1.Pod) gang.MemberState {
+	m := gang.MemberState{UID: string(p.UID), Name: p.Name, Running: ran(p)}
+	if p.Spec.NodeName != "" {
+		m.Bound = p.CreationTimestamp.Time
+	}
+	if c := condition(p, v1.PodScheduled); c != nil {
+		switch {
+		case p.Spec.NodeName != "":
+			if c.Status == v1.ConditionTrue {
+				m.Bound = c.LastTransitionTime.Time
+			}
+		case c.Status == v1.ConditionFalse:
+			m.Refused = c.Message
+			m.BindFailed = c.Reason == v1.PodReasonSchedulerError
+		}
+	}
+	asked := time.Time{} // when somebody asked for its deletion
+	if p.DeletionTimestamp != nil {
+		asked = p.DeletionTimestamp.Time
+		if s := p.DeletionGracePeriodSeconds; s != nil {
+			asked = asked.Add(-time.Duration(*s) * time.Second)
+		}
+	}
+	switch p.Status.Phase {
+	case v1.PodSucceeded, v1.PodFailed:
+		m.Ended = ended(p)
+		m.Failed = p.Status.Phase == v1.PodFailed
+		// Who is told to stop may well exit with 0, and is lost all the same.
+		m.Succeeded = !m.Failed && (asked.IsZero() || m.Ended.Before(asked))
+		if !m.Failed && !m.Succeeded {
+			m.Ended = asked
+		}
+	default:
+		m.Ended = asked
+	}
+	return m
+}
+
+// ran reports whether the pod's containers run, or did.
+func ran(p *v1.Pod) bool {
+	switch p.Status.Phase {
+	case v1.PodRunning, v1.PodSucceeded:
+		return true
+	case v1.PodFailed:
+		// A pod that the kubelet refused has no container.
+		return len(p.Status.ContainerStatuses) > 0
+	}
+	return false
+}
+
+// ended is when a pod ended that has: the last that is known to have happened to it.
+func ended(p *v1.Pod) time.Time {
+	t := p.CreationTimestamp.Time
+	later := func(u time.Time) {
+		if u.After(t) {
+			t = u
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		later(c.LastTransitionTime.Time)
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if c.State.Terminated != nil {
+			later(c.State.Terminated.FinishedAt.Time)
+		}
+	}
+	return t
+}
+
+func condition(p *v1.Pod, kind v1.PodConditionType) *v1.PodCondition {
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.Type == kind {
+			return c
+		}
+	}
+	return nil
+}
