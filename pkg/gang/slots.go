@@ -1,0 +1,287 @@
+package gang
+
+import (
+	"strconv"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gpu"
+)
+
+// gpuState is what is left of a node's GPUs. All nodes of one signature share it, whatever the ids of their GPUs: five thousand
+// equal nodes cost one computation.
+type gpuState struct {
+	node  *cluster.Node // one of them; nil for nodes without GPUs
+	steps map[stepKey]*gpuStep
+}
+
+// stepKey is what a step depends on besides the state. CPU that the strategy maps to the same key is the same to it.
+type stepKey struct {
+	shape               int
+	cpuBefore, cpuAfter int64
+}
+
+// gpuStep is what one more member of a shape does to a state.
+type gpuStep struct {
+	shape int
+	to    *gpuState // nil where the member does not fit
+	// assignment names the GPUs of the state's node; gpus are their positions there, grant by grant, which is what holds for
+	// every node of the state.
+	assignment gpu.Assignment
+	gpus       []int
+	score      int64 // of the member on a node of the state
+}
+
+// on is the step's assignment on another node of the state.
+func (s *gpuStep) on(n *cluster.Node) gpu.Assignment {
+	if len(s.gpus) == 0 {
+		return s.assignment
+	}
+	out := gpu.Assignment{Containers: make([]gpu.ContainerGrants, len(s.assignment.Containers))}
+	grants := make([]gpu.Grant, 0, len(s.gpus))
+	for i, c := range s.assignment.Containers {
+		first := len(grants)
+		for _, g := range c.Grants {
+			g.GPU = n.GPUs[s.gpus[len(grants)]].ID
+			grants = append(grants, g)
+		}
+		out.Containers[i] = gpu.ContainerGrants{Container: c.Container, Init: c.Init, Grants: grants[first:len(grants):len(grants)]}
+	}
+	return out
+}
+
+// book keeps every state and step of one call.
+type book struct {
+	p      *Problem
+	states map[cluster.Signature]*gpuState
+	none   *gpuState
+}
+
+func newBook(p *Problem) *book {
+	return &book{p: p, states: map[cluster.Signature]*gpuState{}, none: &gpuState{}}
+}
+
+func (b *book) state(n *cluster.Node) *gpuState {
+	if n == nil {
+		return b.none
+	}
+	s := b.states[n.Signature]
+	if s == nil {
+		s = &gpuState{node: n}
+		b.states[n.Signature] = s
+	}
+	return s
+}
+
+// step is what a member of the shape does to a node in the state with so much CPU left.
+func (b *book) step(from *gpuState, shape int, cpu int64) *gpuStep {
+	s := &b.p.Shapes[shape]
+	key := stepKey{shape: shape}
+	if b.p.Strategy != nil {
+		key.cpuBefore, key.cpuAfter = b.p.Strategy.CPUKey(cpu), b.p.Strategy.CPUKey(cpu-s.MilliCPU)
+	}
+	if st := from.steps[key]; st != nil {
+		return st
+	}
+	st := &gpuStep{shape: shape}
+	if from.steps == nil {
+		from.steps = map[stepKey]*gpuStep{}
+	}
+	from.steps[key] = st
+	amount := fit.CPU{FreeMilli: cpu, AskMilli: s.MilliCPU}
+	a, err := fit.Assign(from.node, s.Request, amount, b.p.Strategy)
+	if err != nil {
+		return st
+	}
+	if b.p.Strategy != nil {
+		st.score = fit.Score(from.node, s.Request, amount, b.p.Strategy)
+	}
+	st.assignment, st.to = a, from
+	if s.Request.Empty() {
+		return st
+	}
+	for _, c := range a.Containers {
+		for _, g := range c.Grants {
+			for i := range from.node.GPUs {
+				if from.node.GPUs[i].ID == g.GPU {
+					st.gpus = append(st.gpus, i)
+				}
+			}
+		}
+	}
+	// No pod has this UID, and none that comes later on this way: there is one more pod then.
+	uid := "\x00" + strconv.Itoa(len(from.node.Pods))
+	st.to = b.state(from.node.With(cluster.NewPod(uid, "", a)))
+	return st
+}
+
+// site is a node with the members that the plan has put there.
+type site struct {
+	state *gpuState
+	cpu   int64
+	took  []int // members put there, by shape; nil for none
+	steps []*gpuStep
+}
+
+// room is how many members of the shape everything but GPUs lets on node i, beside what it took and what else is given. A
+// resource that is not asked for does not matter, however overbooked.
+func (pl *planner) room(i, shape int, beside []int) int {
+	n, s := &pl.p.Nodes[i], &pl.p.Shapes[shape]
+	taken := func(other int) int {
+		sum := 0
+		if took := pl.sites[i].took; took != nil {
+			sum = took[other]
+		}
+		if beside != nil {
+			sum += beside[other]
+		}
+		return sum
+	}
+	room := n.Limit[shape] - taken(shape)
+	for r, ask := range s.Ask {
+		if ask <= 0 {
+			continue
+		}
+		free := n.Free[r]
+		for other := range pl.p.Shapes {
+			free -= int64(taken(other)) * pl.p.Shapes[other].Ask[r]
+		}
+		room = min(room, int(max(free, 0)/ask))
+	}
+	return max(room, 0)
+}
+
+// walk puts up to so many members of the shape on a node, starting from a state, and returns how many it takes.
+func (pl *planner) walk(from *gpuState, cpu int64, shape, most int) (int, *gpuState, int64) {
+	s := &pl.p.Shapes[shape]
+	if s.Request.Empty() {
+		return most, from, cpu - int64(most)*s.MilliCPU
+	}
+	for n := range most {
+		step := pl.book.step(from, shape, cpu)
+		if step.to == nil {
+			return n, from, cpu
+		}
+		from, cpu = step.to, cpu-s.MilliCPU
+	}
+	return most, from, cpu
+}
+
+// enoughSlots is the number up to which a node's slots are always counted, wanted or not: how much is left in what is used
+// decides between equals.
+const enoughSlots = 16
+
+// slots is how many more members of the shape node i takes, counted no further than is of interest.
+func (pl *planner) slots(i, shape int) int {
+	if known := pl.known[shape][i]; known >= 0 {
+		return int(known)
+	}
+	n, _, _ := pl.walk(pl.sites[i].state, pl.sites[i].cpu, shape, min(pl.room(i, shape, nil), max(pl.todo[shape], enoughSlots)))
+	pl.known[shape][i] = int32(n)
+	return n
+}
+
+// take puts n members of the shape on node i, which has the slots.
+func (pl *planner) take(i, shape, n int) {
+	s := &pl.sites[i]
+	pl.undo = append(pl.undo, undo{i, shape, n, s.state, s.cpu})
+	if s.took == nil {
+		s.took = make([]int, len(pl.p.Shapes))
+	}
+	s.took[shape] += n
+	for range n {
+		step := pl.book.step(s.state, shape, s.cpu)
+		s.steps = append(s.steps, step)
+		s.state, s.cpu = step.to, s.cpu-pl.p.Shapes[shape].MilliCPU
+	}
+	pl.touched(i, n)
+}
+
+// undo is what takes back one take.
+type undo struct {
+	node, shape, n int
+	state          *gpuState
+	cpu            int64
+}
+
+// rollback takes back what was taken since there were so many entries in the undo list.
+func (pl *planner) rollback(to int) {
+	for len(pl.undo) > to {
+		u := pl.undo[len(pl.undo)-1]
+		pl.undo = pl.undo[:len(pl.undo)-1]
+		s := &pl.sites[u.node]
+		s.state, s.cpu, s.steps = u.state, u.cpu, s.steps[:len(s.steps)-u.n]
+		s.took[u.shape] -= u.n
+		pl.touched(u.node, -u.n)
+	}
+}
+
+// touched keeps what is derived from a node in step when it took n more members.
+func (pl *planner) touched(i, n int) {
+	pl.inUse[i] += n
+	for l := range pl.levels {
+		pl.levels[l].inUse[pl.levels[l].of[i]] += n
+	}
+	for shape := range pl.known {
+		pl.known[shape][i] = -1
+	}
+}
+
+// joint is the largest combinations of members of the shapes that node i takes, by shape in the order given; none is contained in
+// another. Members are put in in that order, the hardest first. It gives up at max combinations.
+func (pl *planner) joint(i int, shapes []int, need []int, most int) (out [][]int32, ok bool) {
+	counts := make([]int32, len(shapes))
+	beside := make([]int, len(pl.p.Shapes))
+	ok = true
+	var fill func(k int, state *gpuState, cpu int64)
+	fill = func(k int, state *gpuState, cpu int64) {
+		shape := shapes[k]
+		room := min(pl.room(i, shape, beside), need[shape])
+		if k == len(shapes)-1 {
+			n, _, _ := pl.walk(state, cpu, shape, room)
+			counts[k] = int32(n)
+			out, ok = addCombination(out, counts), ok && len(out) < most
+			return
+		}
+		for n := 0; ok; n++ {
+			counts[k], beside[shape] = int32(n), n
+			fill(k+1, state, cpu)
+			if n == room {
+				break
+			}
+			step := pl.book.step(state, shape, cpu)
+			if step.to == nil {
+				break
+			}
+			state, cpu = step.to, cpu-pl.p.Shapes[shape].MilliCPU
+		}
+		counts[k], beside[shape] = 0, 0
+	}
+	fill(0, pl.sites[i].state, pl.sites[i].cpu)
+	return out, ok
+}
+
+// addCombination adds counts to combinations of which none is contained in another.
+func addCombination(all [][]int32, counts []int32) [][]int32 {
+	within := func(a, b []int32) bool {
+		for k := range a {
+			if a[k] > b[k] {
+				return false
+			}
+		}
+		return true
+	}
+	if within(counts, make([]int32, len(counts))) {
+		return all
+	}
+	kept := all[:0]
+	for _, other := range all {
+		if within(counts, other) {
+			return all
+		}
+		if !within(other, counts) {
+			kept = append(kept, other)
+		}
+	}
+	return append(kept, append([]int32(nil), counts...))
+}
