@@ -12,6 +12,7 @@ import (
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/nvlink"
 )
 
 // Source says where an inventory comes from.
@@ -40,7 +41,8 @@ type Inventory struct {
 	Problems []string
 
 	offers    []*mig.Offer // of each device, nil when it is not in MIG mode
-	signature string       // equal for equal devices, but for their ids
+	graph     *nvlink.Graph
+	signature string // equal for equal devices, but for their ids
 }
 
 // NewInventory is what a node reports, in any order. A device that is not valid, or whose id or index another one has,
@@ -81,12 +83,14 @@ func NewInventory(source Source, devices []gpu.Device, problems ...string) Inven
 		}
 	}
 	slices.Sort(inv.Problems)
-	inv.signature = sign(inv.Devices)
+	inv.graph = nvlink.New(inv.Devices)
+	inv.signature = sign(inv.Devices, inv.graph)
 	return inv
 }
 
-// sign condenses what decisions depend on of the devices. They do not depend on how shares are kept apart, nor on the hardware.
-func sign(devices []gpu.Device) string {
+// sign condenses what decisions depend on of the devices. They do not depend on how shares are kept apart, and of the hardware
+// on how the GPUs are linked only, where that tells them apart.
+func sign(devices []gpu.Device, links *nvlink.Graph) string {
 	if len(devices) == 0 {
 		return "" // as the zero Inventory
 	}
@@ -94,8 +98,12 @@ func sign(devices []gpu.Device) string {
 	for _, d := range devices {
 		fmt.Fprintf(h, "%q %d %t %t %t %t %v;", d.Product, d.MemoryMiB, d.Unhealthy, d.WholeOnly, d.SharedOnly, d.MIG, d.Instances)
 	}
+	h.Write(links.AppendKey(nil))
 	return string(h.Sum(nil))
 }
+
+// Links is how the devices are linked to each other, by their places in Devices.
+func (i Inventory) Links() *nvlink.Graph { return i.graph }
 
 // Empty is the state of device i, which must be in MIG mode, when nothing on it is used.
 func (i Inventory) Empty(device int) mig.State { return mig.NewState(i.offers[device], nil) }
@@ -182,7 +190,8 @@ type Node struct {
 	// HasMIG says that some GPU is in MIG mode.
 	HasMIG bool
 	// Signature is equal for nodes between which no decision about GPUs can tell a difference: the same devices in the
-	// same order, but for their ids, with the same left of each. Most nodes of a cluster are like many others.
+	// same order, but for their ids, linked in the same way, with the same left of each. Most nodes of a cluster are like
+	// many others.
 	Signature Signature
 }
 

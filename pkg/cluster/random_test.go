@@ -317,6 +317,49 @@ func TestSignatureDoesNotDependOnNamesIDsAndHardware(t *testing.T) {
 	}
 }
 
+// Links tell nodes apart where they tell GPUs apart: which GPU is linked to which, and not by what number the driver calls it.
+func TestSignatureDependsOnLinksThatDiffer(t *testing.T) {
+	node := func(times int, hardware func(i int) *gpu.Hardware) *Node {
+		var devices []gpu.Device
+		for i := range 4 {
+			d := plain(i, 100)
+			d.Index, d.Hardware = times*i, hardware(times*i)
+			devices = append(devices, d)
+		}
+		return NewNode("n", inventory(devices...), nil)
+	}
+	switches := func(links int) func(int) *gpu.Hardware {
+		return func(int) *gpu.Hardware { return &gpu.Hardware{Links: gpu.Links{Switch: links}} }
+	}
+	peer := func(times, other, links int) func(int) *gpu.Hardware {
+		return func(i int) *gpu.Hardware {
+			return &gpu.Hardware{NUMANode: -1, Links: gpu.Links{Peers: []gpu.Peer{{Index: times * (i/times ^ other), Links: links}}}}
+		}
+	}
+	numa := func(of ...int) func(int) *gpu.Hardware {
+		return func(i int) *gpu.Hardware { return &gpu.Hardware{NUMANode: of[i]} }
+	}
+	seen := map[Signature]int{}
+	for i, alike := range [][]*Node{
+		{node(1, func(int) *gpu.Hardware { return nil }), node(1, switches(18)), node(2, switches(4)), node(1, numa(1, 1, 1, 1)), node(1, numa(0, 1, 2, 3))},
+		{node(1, peer(1, 1, 4)), node(3, peer(3, 1, 4))},
+		{node(1, peer(1, 1, 2))},
+		{node(1, peer(1, 2, 4)), node(5, peer(5, 2, 4))},
+		{node(1, numa(0, 0, 1, 1)), node(1, numa(1, 1, 0, 0))},
+		{node(1, numa(0, 1, 0, 1))},
+	} {
+		for _, n := range alike {
+			if other, ok := seen[n.Signature]; ok && other != i {
+				t.Errorf("one signature for nodes of kind %d and %d", i, other)
+			}
+			seen[n.Signature] = i
+		}
+		if len(seen) != i+1 {
+			t.Errorf("%d signatures of %d kinds of nodes", len(seen), i+1)
+		}
+	}
+}
+
 func TestSignatureDependsOnHowGPUsAreGivenOut(t *testing.T) {
 	foreign := func(kind gpu.Kind) Pod {
 		return wants("x", gpu.ContainerRequest{Name: "c", Asks: []gpu.Ask{{Kind: kind, Count: 1, MilliGPU: 250}}})

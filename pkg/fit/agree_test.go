@@ -67,6 +67,7 @@ func TestCheckAssignAndScoreAgreeWithTryingAllWays(t *testing.T) {
 				continue
 			}
 			checkPlacement(t, n, request, a)
+			checkLinks(t, n, request, a)
 			if s != nil {
 				checkScore(t, n, request, cpu, s, a)
 			}
@@ -109,7 +110,14 @@ func checkScore(t *testing.T, n *cluster.Node, r gpu.Request, cpu CPU, s Strateg
 	var before, after View
 	viewOf(&before, n, cpu.FreeMilli)
 	viewOf(&after, n.With(cluster.NewPod("new", "ns/new", a)), cpu.FreeMilli-cpu.AskMilli)
-	want := 2 * s.Rate(&before, &after, -1).Node
+	want := 4 * s.Rate(&before, &after, -1).Node
+	missing, worse := dumbLoss(n, r, a)
+	if !missing {
+		want += 4 * (MaxRating + 1)
+	}
+	if !worse {
+		want += 2
+	}
 	if n.Used() {
 		want++
 	}
@@ -193,6 +201,7 @@ func TestDecisionsDependOnWhatANodeIsLikeOnly(t *testing.T) {
 		for i := range renamed {
 			renamed[i].ID, renamed[i].Index = "other-"+renamed[i].ID, 2*renamed[i].Index+1
 			renamed[i].Instances = slices.Clone(renamed[i].Instances)
+			renamed[i].Hardware = renumbered(renamed[i].Hardware)
 		}
 		for i, p := range pods {
 			if p.Unplaced.Empty() {

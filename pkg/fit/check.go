@@ -23,7 +23,7 @@ func Check(n *cluster.Node, r gpu.Request) Reason {
 		if fitsOne(n, r, a) {
 			return Fits
 		}
-	} else if _, ok := plan(n, r, CPU{}, nil); ok {
+	} else if possible(n, r) {
 		return Fits
 	}
 	return explain(n, r).Reason
@@ -153,8 +153,7 @@ func fitsInstances(n *cluster.Node, r gpu.Request, a gpu.Ask) bool {
 		}
 		return false
 	}
-	_, ok := plan(n, r, CPU{}, nil)
-	return ok
+	return possible(n, r)
 }
 
 // finding is a reason with the ask that failed and the counts behind it.
@@ -315,7 +314,7 @@ func explainTogether(n *cluster.Node, r gpu.Request) finding {
 			f.together = append(f.together, askText(a))
 		}
 	}
-	fits := func(n *cluster.Node) bool { _, ok := plan(n, r, CPU{}, nil); return ok }
+	fits := func(n *cluster.Node) bool { return possible(n, r) }
 	unheld := *n
 	unheld.Withheld = cluster.Withheld{}
 	switch {

@@ -320,6 +320,9 @@ func randomNode(r *rand.Rand) *cluster.Node {
 	if r.IntN(6) == 0 {
 		leaveWhole(r, devices)
 	}
+	if r.IntN(2) == 0 {
+		wire(r, devices)
+	}
 	n := cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, devices), nil)
 	pods := pick(r, []int{0, 1, 2, 3, 4, 8})
 	for i := range pods {
@@ -483,7 +486,11 @@ func describe(n *cluster.Node, r gpu.Request) string {
 				fmt.Fprintf(&b, " %s", what)
 			}
 		}
-		fmt.Fprintf(&b, " %v\n", d.Instances)
+		fmt.Fprintf(&b, " %v", d.Instances)
+		if d.Hardware != nil {
+			fmt.Fprintf(&b, " NUMA %d %+v", d.Hardware.NUMANode, d.Hardware.Links)
+		}
+		b.WriteByte('\n')
 	}
 	for _, p := range n.Pods {
 		fmt.Fprintf(&b, "%s holds %q, unplaced %v\n", p.UID, p.Assignment, p.Unplaced)

@@ -13,6 +13,9 @@ import (
 // planner places one request on one node. It is the slow, exact path; [Check] and [Score] have shorter ones for the
 // usual request of one ask. Planners are reused: they keep their memory.
 //
+// Which of several GPUs in the same state is taken makes no difference to any of this; when all have their places, links decide
+// (placeByLinks).
+//
 // Whole GPUs and shares are placed unit by unit (a unit is one GPU of one ask), hardest first, each on the GPU that the
 // strategy rates best, with backtracking when a later unit finds none. MIG instances are placed all at once by
 // [mig.Place], which is exact. They do not compete: a GPU is in MIG mode or not.
@@ -25,6 +28,7 @@ type planner struct {
 	node     *cluster.Node
 	request  gpu.Request
 	strategy Strategy // nil: any placement will do
+	linked   bool     // of GPUs in the same state it matters which
 
 	before View
 	// moments[0] is what is left beside the running containers, moments[k] what is left beside init container inits[k].
@@ -52,12 +56,18 @@ const maxSteps = 5_000
 
 var planners = sync.Pool{New: func() any { return new(planner) }}
 
+// possible reports whether there is a placement.
+func possible(n *cluster.Node, r gpu.Request) bool {
+	_, ok := plan(n, r, CPU{}, nil, false)
+	return ok
+}
+
 // plan is the assignment of the request on the node, in the strategy's best order; ok is false when none was found. With
-// a nil strategy it is some assignment.
-func plan(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (gpu.Assignment, bool) {
+// a nil strategy it is some assignment. linked says to choose among GPUs in the same state by how they are linked.
+func plan(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy, linked bool) (gpu.Assignment, bool) {
 	p := planners.Get().(*planner)
 	defer planners.Put(p)
-	p.node, p.request, p.strategy = n, r, s
+	p.node, p.request, p.strategy, p.linked = n, r, s, linked
 	p.cpu, p.spare = cpu.FreeMilli-cpu.AskMilli, n.Spare()
 	viewOf(&p.before, n, cpu.FreeMilli)
 	p.takers = append(p.takers[:0], make([]int, len(n.GPUs))...)
@@ -131,6 +141,9 @@ func (p *planner) placeUnits(out []gpu.ContainerGrants) bool {
 	p.steps = 0
 	if !p.search(0) {
 		return false
+	}
+	if p.linked {
+		p.placeByLinks()
 	}
 	for _, u := range p.units {
 		g := gpu.Grant{GPU: p.node.GPUs[u.chosen].ID}

@@ -7,21 +7,37 @@ import (
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/nvlink"
 )
 
 // Score is the strategy's rating of the placement that [Assign] would make of the request on the node, as one integer
-// that orders nodes: first the rating, then nodes on which GPUs are in use already before empty ones, then those with the
-// least GPU capacity left. At least 0, at most [MaxScore]. Both the node and the request may be empty: a pod without GPUs is rated by what its CPU takes away from later requests. The
-// request must fit the node; one that does not scores 0.
+// that orders nodes, in this order by
+//
+//   - whether two of the pod's whole GPUs have to do without NVLink although so many of the node's have it: that costs more
+//     than any packing gains, and a node that has nothing better is no worse for it;
+//   - the rating;
+//   - whether the whole GPUs could otherwise be linked better on the node, with more NVLinks or within a NUMA node;
+//   - whether GPUs of it are in use already, those before empty ones;
+//   - the GPU capacity left, the least first.
+//
+// At least 0, at most [MaxScore]. Both the node and the request may be empty: a pod without GPUs is rated by what its CPU
+// takes away from later requests. The request must fit the node; one that does not scores 0.
 func Score(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) int64 {
 	v := views.Get().(*scoreViews)
 	defer views.Put(v)
 	viewOf(&v.before, n, cpu.FreeMilli)
-	rating, ok := v.rate(n, r, cpu, s)
+	rating, loss, ok := v.rate(n, r, cpu, s)
 	if !ok {
 		return 0
 	}
-	score := rating.Node * 2
+	score := rating.Node
+	if loss != noNVLink {
+		score += MaxRating + 1
+	}
+	score *= 4
+	if loss == noLoss {
+		score += 2
+	}
 	if v.before.Used {
 		score++
 	}
@@ -33,40 +49,44 @@ const (
 	leftBits = 17
 	maxLeft  = 1<<leftBits - 1
 
-	// MaxScore bounds Score; it takes 32 bits.
-	MaxScore = (2*MaxRating+1)<<leftBits | maxLeft
+	// scoreBits is what a score takes.
+	scoreBits = 34
+
+	// MaxScore bounds Score; it takes 34 bits.
+	MaxScore = ((2*MaxRating+1)*4+3)<<leftBits | maxLeft
 )
 
 type scoreViews struct{ before, after View }
 
 var views = sync.Pool{New: func() any { return new(scoreViews) }}
 
-func (v *scoreViews) rate(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (Rating, bool) {
+func (v *scoreViews) rate(n *cluster.Node, r gpu.Request, cpu CPU, s Strategy) (Rating, linkLoss, bool) {
 	v.after.copyFrom(&v.before)
 	v.after.MilliCPU = cpu.FreeMilli - cpu.AskMilli
 	if r.Empty() {
-		return s.Rate(&v.before, &v.after, -1), true
+		return s.Rate(&v.before, &v.after, -1), noLoss, true
 	}
 	if n == nil {
-		return Rating{}, false
+		return Rating{}, noLoss, false
 	}
 	v.after.Used = true
 	if a, ok := single(r); ok {
 		switch {
 		case a.Kind == gpu.Shared && a.Count == 1:
-			return v.rateShare(n, r, a, s)
+			rating, ok := v.rateShare(n, r, a, s)
+			return rating, noLoss, ok
 		case a.Kind == gpu.Whole:
-			if rating, ok := v.rateWhole(n, r, a, s); ok {
-				return rating, true
+			if rating, loss, ok := v.rateWhole(n, r, a, s); ok {
+				return rating, loss, true
 			}
 		}
 	}
 	assignment, err := Assign(n, r, cpu, s)
 	if err != nil {
-		return Rating{}, false
+		return Rating{}, noLoss, false
 	}
 	viewOf(&v.after, n.With(cluster.NewPod("", "", assignment)), v.after.MilliCPU)
-	return s.Rate(&v.before, &v.after, -1), true
+	return s.Rate(&v.before, &v.after, -1), lossOfAssignment(n, r, assignment), true
 }
 
 // rateShare is the usual case, one share of one GPU, without a search.
@@ -88,12 +108,14 @@ func (v *scoreViews) rateShare(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 	return best, found
 }
 
-// rateWhole is the other usual case, whole GPUs where all that could be taken are alike, so that the first are as good as any.
-func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Strategy) (Rating, bool) {
+// rateWhole is the other usual case, whole GPUs where all that could be taken are in the same state, so that the first are
+// rated as any; which of them it will be is for their links.
+func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Strategy) (Rating, linkLoss, bool) {
 	if n.Spare().GPUs < a.Count {
-		return Rating{}, false
+		return Rating{}, noLoss, false
 	}
 	first, taken := -1, 0
+	var could nvlink.Set
 	for i := range v.before.GPUs {
 		l := &v.before.GPUs[i]
 		if !fitsLeft(l, a) || !r.Accepts(l.Product) {
@@ -102,17 +124,22 @@ func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 		if first < 0 {
 			first = i
 		} else if *l != v.before.GPUs[first] {
-			return Rating{}, false
+			return Rating{}, noLoss, false
 		}
 		if taken < a.Count {
 			takeFrom(&v.after.GPUs[i], a)
 			taken++
 		}
+		could |= nvlink.Of(i)
 	}
 	if taken < a.Count {
-		return Rating{}, false
+		return Rating{}, noLoss, false
 	}
-	return s.Rate(&v.before, &v.after, -1), true
+	loss := noLoss
+	if links := n.Inventory.Links(); a.Count > 1 && !links.Uniform() {
+		loss = lossOf(n, r, a.Count, links.Widest(could, a.Count))
+	}
+	return s.Rate(&v.before, &v.after, -1), loss, true
 }
 
 // Rank orders the nodes that fit a request and returns for each a rank from 100 (the best) down to 0; scores[i] is the
@@ -124,7 +151,7 @@ func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 // shows each pod only some of the nodes of a large cluster, and a fixed order alone then packs half a point worse.
 func Rank(names []string, scores []int64) []int64 {
 	// A key is the score, inverted, above the hash of the name: ascending keys are the order.
-	const hashBits = 32
+	const hashBits = 64 - scoreBits
 	keys := make([]uint64, len(names))
 	for i, name := range names {
 		inverted := uint64(MaxScore - min(max(scores[i], 0), MaxScore))

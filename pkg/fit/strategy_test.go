@@ -152,13 +152,20 @@ func TestStrategiesOrderNodes(t *testing.T) {
 			var got []string
 			for _, s := range all {
 				// Without what is left of the node, which the next test is about.
-				got = append(got, fmt.Sprintf("%s %d", s.name, s.score>>leftBits))
+				got = append(got, fmt.Sprintf("%s %d", s.name, rated(s.score)))
 			}
 			if diff := cmp.Diff(tc.want, strings.Join(got, ", ")); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
 	}
+}
+
+// rated is the rating in a score, doubled, and one for a node in use: the score of a placement that loses nothing by its links,
+// without what is left of the node.
+func rated(score int64) int64 {
+	score >>= leftBits
+	return (score/4-MaxRating-1)*2 + score%2
 }
 
 func TestEquallyGoodNodesGoByWhatIsLeft(t *testing.T) {
@@ -169,8 +176,8 @@ func TestEquallyGoodNodesGoByWhatIsLeft(t *testing.T) {
 	if !(score(full) > score(half) && score(half) > score(idle)) {
 		t.Errorf("fullest %d, half full %d, idle %d: want that order", score(full), score(half), score(idle))
 	}
-	if got := MaxScore - score(full); got < 0 || bits.Len64(uint64(MaxScore)) != 32 {
-		t.Errorf("MaxScore %d is %d above: want 32 bits", int64(MaxScore), got)
+	if got := MaxScore - score(full); got < 0 || bits.Len64(uint64(MaxScore)) != scoreBits {
+		t.Errorf("MaxScore %d is %d above: want %d bits", int64(MaxScore), got, scoreBits)
 	}
 }
 
@@ -194,11 +201,11 @@ func TestScoreOfAPodWithoutGPUs(t *testing.T) {
 		"all is lost to a pod that asks for much": {gpus, CPU{4000, math.MaxInt32}, 2*18 + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := Score(tc.node, gpu.Request{}, tc.cpu, s) >> leftBits; got != tc.want {
-				t.Errorf("got %d, want %d", got, tc.want)
+			if got := Score(tc.node, gpu.Request{}, tc.cpu, s); rated(got) != tc.want {
+				t.Errorf("got %d, want %d", rated(got), tc.want)
 			}
-			if got := NewMemo(s).For(gpu.Request{}).Score(tc.node, tc.cpu) >> leftBits; got != tc.want {
-				t.Errorf("the memo says %d, want %d", got, tc.want)
+			if got := NewMemo(s).For(gpu.Request{}).Score(tc.node, tc.cpu); rated(got) != tc.want {
+				t.Errorf("the memo says %d, want %d", rated(got), tc.want)
 			}
 		})
 	}
