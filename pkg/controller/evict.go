@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,10 +75,12 @@ func reference(pg *schedv1alpha1.PodGroup) *v1.ObjectReference {
 }
 
 // note is a text as long as the API server takes for an event.
-func note(text string) string {
-	const most = 1024
-	if len(text) < most {
+func note(text string) string { return clip(text, 1024) }
+
+// clip shortens a text to so many bytes, and leaves no half character.
+func clip(text string, most int) string {
+	if len(text) <= most {
 		return text
 	}
-	return text[:most-4] + " ..."
+	return strings.ToValidUTF8(text[:most-4], "") + " ..."
 }

@@ -52,7 +52,7 @@ func registerMetrics() {
 func (g *known) count(spec gang.Spec) {
 	g.forget()
 	g.phase = g.status.Phase
-	g.partial = g.status.Scheduled > 0 && g.status.Scheduled+g.status.Succeeded < spec.Min
+	g.partial = g.status.Scheduled > g.status.Succeeded && g.status.Scheduled < spec.Min
 	phases.WithLabelValues(string(g.phase)).Inc()
 	if g.partial {
 		partial.Inc()

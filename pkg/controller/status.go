@@ -23,6 +23,9 @@ func stored(pg *schedv1alpha1.PodGroup) gang.Status {
 	}
 }
 
+// messageLength is how long a message may be, by the definition of PodGroup in manifests/crds.
+const messageLength = 4096
+
 // kept is the part of a status that is always stored.
 func kept(s gang.Status) gang.Status {
 	s.Scheduled, s.Message, s.Since = 0, "", s.Since.Truncate(time.Second).UTC()
@@ -41,7 +44,7 @@ func patch(uid types.UID, s gang.Status) ([]byte, error) {
 		Since     *metav1.Time `json:"scheduleStartTime"` // null takes it away
 		Message   string       `json:"message"`
 	}
-	out := status{s.Phase, s.Scheduled, s.Running, s.Succeeded, s.Failed, nil, s.Message}
+	out := status{s.Phase, s.Scheduled, s.Running, s.Succeeded, s.Failed, nil, clip(s.Message, messageLength)}
 	if !s.Since.IsZero() {
 		out.Since = &metav1.Time{Time: s.Since}
 	}

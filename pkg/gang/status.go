@@ -73,8 +73,8 @@ func (m MemberState) lost() bool { return !m.active() && !m.Succeeded && m.Runni
 // Status is what a PodGroup says of its gang. It is stored there, and is all that [Judge] remembers from one time to the next.
 type Status struct {
 	Phase Phase
-	// Scheduled members have a node, Running ones run. Succeeded are those that ran beside one that has a node; when none has, all
-	// there are. Failed are all there are.
+	// Scheduled members have a node or have succeeded, Running ones run. Succeeded are those that ran beside one that has a
+	// node; when none has, all there are. Failed are all there are.
 	Scheduled, Running, Succeeded, Failed int
 	// Since is when the gang became partial, or when the member was lost for which the others leave. Zero in the phases
 	// other than [PhaseUnknown] and [PhaseFailed]. In whole seconds, rounded up, as the API stores it.
@@ -126,10 +126,7 @@ type Next struct {
 // whether a gang became whole, and partial once more, while nobody looked: the time then counts from the first of the two.
 func Judge(spec Spec, pods []MemberState, was Status, now time.Time) (Status, Next) {
 	c := count(pods)
-	s := Status{Scheduled: c.bound, Running: c.running, Succeeded: c.succeeded, Failed: c.failed}
-	if c.bound > 0 {
-		s.Succeeded = c.done
-	}
+	s := c.status()
 	if c.foreign > 0 {
 		s.Phase = s.phase(spec, c)
 		s.Message = fmt.Sprintf("another scheduler is to place %d of %d members: all members of a gang need the same schedulerName",
@@ -169,7 +166,7 @@ func (s Status) judgePartial(spec Spec, pods []MemberState, c counts, was Status
 		s.Since = was.Since
 	}
 	due := s.Since.Add(spec.Grace)
-	what := fmt.Sprintf("%d of %d members have a place", s.Scheduled+s.Succeeded, spec.Min)
+	what := fmt.Sprintf("%d of %d members have a place", s.Scheduled, spec.Min)
 	if reason == EvictUnbound {
 		what = members(c.bindFailed) + " could not be bound"
 	}
@@ -194,7 +191,7 @@ func (s Status) phase(spec Spec, c counts) Phase {
 		return PhaseFailed
 	case c.bound == 0:
 		return PhasePending
-	case s.Scheduled+s.Succeeded < spec.Min:
+	case s.Scheduled < spec.Min:
 		return PhaseUnknown
 	case s.Running+s.Succeeded < spec.Min:
 		return PhaseScheduling
@@ -229,11 +226,9 @@ func (s Status) wants(spec Spec, c counts) string {
 
 // Invalid is the status of a gang whose PodGroup asks for something that has no meaning: it is left as it is.
 func Invalid(err error, pods []MemberState, was Status) Status {
-	c := count(pods)
-	s := Status{
-		Phase: was.Phase, Scheduled: c.bound, Running: c.running, Succeeded: c.succeeded, Failed: c.failed, Since: was.Since,
-		Message: fit.Rejection{Reason: fit.InvalidGang, Detail: err.Error()}.Message(),
-	}
+	s := count(pods).status()
+	s.Phase, s.Since = was.Phase, was.Since
+	s.Message = fit.Rejection{Reason: fit.InvalidGang, Detail: err.Error()}.Message()
 	if s.Phase == "" {
 		s.Phase = PhasePending
 	}
@@ -335,6 +330,16 @@ func count(pods []MemberState) (c counts) {
 		}
 	}
 	return c
+}
+
+// status has the numbers of a status.
+func (c counts) status() Status {
+	s := Status{Running: c.running, Succeeded: c.succeeded, Failed: c.failed}
+	if c.bound > 0 {
+		s.Succeeded = c.done
+	}
+	s.Scheduled = c.bound + s.Succeeded
+	return s
 }
 
 func members(n int) string {

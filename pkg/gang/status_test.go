@@ -215,8 +215,7 @@ func TestJudgeInvariants(t *testing.T) {
 			if spec.Lost == LostReplace && (again != s || fmt.Sprint(nextAgain) != fmt.Sprint(next)) {
 				t.Fatalf("seed %d: judged once\n%+v %+v\ntwice\n%+v %+v", seed, s, next, again, nextAgain)
 			}
-			held := s.Scheduled + s.Succeeded
-			if next.Reason == EvictPartial && (held >= spec.Min || s.Phase != PhaseUnknown || now.Before(s.Since.Add(spec.Grace))) {
+			if next.Reason == EvictPartial && (s.Scheduled >= spec.Min || s.Phase != PhaseUnknown || now.Before(s.Since.Add(spec.Grace))) {
 				t.Fatalf("seed %d: a gang that is not partial for %v is evicted: %+v", seed, spec.Grace, s)
 			}
 			for _, i := range next.Evict {
@@ -227,7 +226,7 @@ func TestJudgeInvariants(t *testing.T) {
 			if (len(next.Evict) > 0) != (next.Reason != EvictNone) || len(next.Evict) > 0 && next.Why == "" {
 				t.Fatalf("seed %d: %+v: want a reason for an eviction, and only for one", seed, next)
 			}
-			partial := s.Scheduled > 0 && held < spec.Min
+			partial := s.Scheduled > s.Succeeded && s.Scheduled < spec.Min
 			switch {
 			case !partial || next.Reason == EvictMemberLost: // who stays then came later
 				partialFrom = time.Time{}
