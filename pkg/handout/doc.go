@@ -23,8 +23,10 @@
 //
 // So a container that was made has a bound record and a specification; and what is bound is bound to no other pod.
 //
-// A runtime learns of a specification a moment after it is there, and makes no container before. PreStart waits for that, as far as it can
-// be told (Options.Noticed), and not for long: the kubelet repeats what failed, after a second or more.
+// A runtime learns of a specification a moment after it is there, by reading the whole folder again, and makes no container before. Of
+// many containers that start at once, about one in a hundred is made too early, fails, and is made again by the kubelet. PreStart does
+// not wait for the runtime: what tells when it has noticed, a reader of the folder like its own, was tried in the agent, and takes so
+// much of a small machine that Allocate took twice as long.
 //
 // # Who is told
 //

@@ -39,9 +39,6 @@ type Options struct {
 	// Edits is what the hardware needs in a container that holds these: device nodes, libraries, hooks. It is called after the
 	// container was bound to them, and again at each start. An error refuses the container.
 	Edits func(grants []gpu.Grant) (*specs.ContainerEdits, error)
-	// Noticed reports whether somebody who is told of changes in CDIDir, as the container runtime is, has noticed the CDI device of that
-	// qualified name. PreStart waits for it, a moment at most. Not called when nil.
-	Noticed func(cdiDevice string) bool
 	// MPSRoot is where the MPS control daemons are, empty where there are none; see [slot.Environment].
 	MPSRoot string
 	// Clock is the real one when nil.

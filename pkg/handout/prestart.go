@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 	"tags.cncf.io/container-device-interface/pkg/parser"
 
@@ -23,8 +22,6 @@ const (
 	margin = time.Second
 	// asking is how often the kubelet is asked again: it answers 100 questions a second, and has others to answer.
 	asking = time.Second
-	// noticing is how long PreStart waits at most for Noticed, and looking is how often it looks.
-	noticing, looking = 250 * time.Millisecond, 2 * time.Millisecond
 )
 
 // What refuses a container besides the errors of package slot.
@@ -122,23 +119,7 @@ func (h *Handout) start(ctx context.Context, r slot.Resource, slots []string, sa
 			c.spec, c.refusal = h.equip(*c)
 		}
 	}
-	if err := h.write(ctx, containers); err != nil {
-		return err
-	}
-	h.letNotice(ctx, containers)
-	return nil
-}
-
-// letNotice waits until the new specifications have been noticed. The runtime reads the whole folder again when it is told of a change, so
-// it knows a file a little later than that is there, the more so the more files there are. A container that is made before fails, and
-// the kubelet makes it again after a pause; so nothing is lost when the wait is too short.
-func (h *Handout) letNotice(ctx context.Context, containers []told) {
-	if h.options.Noticed == nil {
-		return
-	}
-	_ = wait.PollUntilContextTimeout(ctx, looking, noticing, true, func(context.Context) (bool, error) {
-		return !slices.ContainsFunc(containers, func(c told) bool { return c.refusal == nil && !h.options.Noticed(device(c.owner.Name)) }), nil
-	})
+	return h.write(ctx, containers)
 }
 
 // owners is who holds the slots, with UIDs.

@@ -359,37 +359,6 @@ func TestWaitingEndsAsSoonAsTheReasonDoes(t *testing.T) {
 	}
 }
 
-// A container that is made before the runtime has noticed its specification fails. So PreStart waits for that, with the lock free, but
-// not for long: the kubelet tries again anyway.
-func TestTheSpecificationIsNoticedFirst(t *testing.T) {
-	for name, tc := range map[string]struct{ after, want time.Duration }{
-		"at once":   {0, 0},
-		"some time": {31 * time.Millisecond, 32 * time.Millisecond},
-		"never":     {time.Hour, noticing},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(t *testing.T, w *world) {
-				w.bind("uid", "pod", "main=GPU-1")
-				var since time.Time
-				w.h.options.Noticed = func(cdiDevice string) bool {
-					if since.IsZero() {
-						since = time.Now()
-					}
-					records := w.h.Book().Records // what needs the lock goes on
-					if _, err := w.create([]string{cdiDevice}); err != nil || len(records) != 1 || cdiDevice != device(records[0].Name) {
-						t.Errorf("PreStart waits for %s, of %+v: %v", cdiDevice, records, err)
-					}
-					return time.Since(since) >= tc.after
-				}
-				w.mustStart("uid", "main", "GPU-1")
-				if since.IsZero() || time.Since(since) != tc.want {
-					t.Errorf("it waited %v, want %v", time.Since(since), tc.want)
-				}
-			})
-		})
-	}
-}
-
 // A pod is deleted and created again under its name while the watch still shows the old one.
 func TestAPodOfTheSameName(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -19,7 +19,6 @@ import (
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
-	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/deviceplugin"
@@ -92,11 +91,6 @@ func newAgent(ctx context.Context, c Config) (*agent, error) {
 	if a.kubelet, err = deviceplugin.NewKubelet(c.Paths.checkpoint(), c.Paths.podResources()); err != nil {
 		return nil, err
 	}
-	// It reads the folder as container runtimes do, and so is about as late as they are to notice what is new in it.
-	specs, err := cdi.NewCache(cdi.WithSpecDirs(c.Paths.CDI))
-	if err != nil {
-		return nil, err
-	}
 	a.handout, err = handout.Open(ctx, handout.Options{
 		Node:           c.NodeName,
 		CheckpointPath: filepath.Join(c.Paths.State, "book.json"),
@@ -105,7 +99,6 @@ func newAgent(ctx context.Context, c Config) (*agent, error) {
 		Pods:           a.pods,
 		Inventory:      a.inventory,
 		Edits:          a.driver.edits,
-		Noticed:        func(device string) bool { return specs.GetDevice(device) != nil },
 		MPSRoot:        c.MPSRoot,
 	})
 	if err != nil {
