@@ -78,7 +78,7 @@ type searchLimits struct{ exact, effort int }
 
 func preempt(p *Problem, priority int32, units []Unit, budgets []int, limits searchLimits) (*Result, []int, fit.Rejection) {
 	res, rejection := Plan(p)
-	if rejection.OK() || placedMembers(p) >= p.Min {
+	if rejection.OK() || !rejection.Reason.Resolvable() || placedMembers(p) >= p.Min {
 		return res, nil, rejection
 	}
 	pr := newPricer(units, budgets)

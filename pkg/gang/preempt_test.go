@@ -288,20 +288,27 @@ func mustBeSound(t *testing.T, p *Problem, priority int32, units []Unit, res *Re
 func TestPreemptAgainstBruteForce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		shapes func(*rand.Rand) ([]int, []gpu.Request)
+		rack   bool // is required
 		limits searchLimits
 		must   bool // the optimum is promised
 	}{
-		"one shape, exact":   {oneShape, searchLimits{maxExact, maxEffort}, true},
-		"two shapes, exact":  {manyShapes, searchLimits{maxExact, maxEffort}, false},
-		"one shape, greedy":  {oneShape, searchLimits{0, maxEffort}, false},
-		"two shapes, greedy": {manyShapes, searchLimits{0, maxEffort}, false},
+		"one shape, exact":              {oneShape, false, searchLimits{maxExact, maxEffort}, true},
+		"one shape in a rack, exact":    {oneShape, true, searchLimits{maxExact, maxEffort}, true},
+		"two shapes, exact":             {manyShapes, false, searchLimits{maxExact, maxEffort}, false},
+		"two shapes in a rack, exact":   {manyShapes, true, searchLimits{maxExact, maxEffort}, false},
+		"one shape, greedily":           {oneShape, false, searchLimits{0, maxEffort}, false},
+		"one shape in a rack, greedily": {oneShape, true, searchLimits{0, maxEffort}, false},
+		"two shapes, greedily":          {manyShapes, false, searchLimits{0, maxEffort}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(4, 1))
 			solved, optimal, none, free, missed := 0, 0, 0, 0, 0
 			var gaps [7]int // by what the price first differs in
-			for range 400 {
+			for range 300 {
 				town, units, budgets := randomTown(r, 2+r.IntN(4), 9, tc.shapes)
+				if tc.rack {
+					town.Required = "rack"
+				}
 				priority := int32(1 + r.IntN(5))
 				units = units[:min(len(units), maxExact)]
 				res, victims, rejection := preempt(&town.Problem, priority, units, budgets, tc.limits)

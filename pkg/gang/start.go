@@ -31,8 +31,11 @@ const Overdue = time.Minute
 //
 // The work is one plan, and one more each time the number of distinct ends doubles.
 func Start(p *Problem, running []Running, now time.Time) (start time.Time, res *Result, ok bool) {
-	if res, rejection := Plan(p); rejection.OK() {
+	switch res, rejection := Plan(p); {
+	case rejection.OK():
 		return now, res, true
+	case !rejection.Reason.Resolvable():
+		return time.Time{}, nil, false
 	}
 	var known []Running
 	for _, r := range running {
@@ -87,7 +90,7 @@ func Start(p *Problem, running []Running, now time.Time) (start time.Time, res *
 // The choice changes with what runs. Whoever keeps it must keep it, or nothing ever drains.
 func Drain(p *Problem, running []Running) (*Result, fit.Rejection) {
 	res, rejection := Plan(p)
-	if rejection.OK() {
+	if rejection.OK() || !rejection.Reason.Resolvable() {
 		return res, rejection
 	}
 	units := make([]Unit, len(running))

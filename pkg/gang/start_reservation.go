@@ -34,11 +34,13 @@ type Share struct {
 	Asks []int64
 }
 
-// NewReservation keeps what the plan of the problem takes.
+// NewReservation keeps what the plan of the problem takes for as many members, the first ones, as the gang needs to start.
+// Members above its minimum take what is left then.
 func NewReservation(p *Problem, res *Result, priority int32, start, expires time.Time) Reservation {
 	r := Reservation{Gang: p.Gang, Priority: priority, Start: start, Expires: expires}
 	at := map[int]int{}
-	for _, pl := range res.Placements {
+	need := max(0, p.Min-placedMembers(p))
+	for _, pl := range res.Placements[:min(need, len(res.Placements))] {
 		k, ok := at[pl.Node]
 		if !ok {
 			k = len(r.Shares)

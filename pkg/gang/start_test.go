@@ -1,13 +1,14 @@
 package gang
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
@@ -163,7 +164,7 @@ func TestDrain(t *testing.T) {
 					}
 				}
 			}
-			slices.SortFunc(running, func(a, b Running) int { return cmp.Compare(a.UID, b.UID) })
+			slices.SortFunc(running, func(a, b Running) int { return strings.Compare(a.UID, b.UID) })
 			res, rejection := Drain(&town.Problem, running)
 			got := rejection.Message()
 			if rejection.OK() {
@@ -171,6 +172,7 @@ func TestDrain(t *testing.T) {
 				for _, pl := range res.Placements {
 					on = append(on, town.Nodes[pl.Node].Name)
 				}
+				slices.Sort(on)
 				got = strings.Join(on, " ")
 			}
 			if !strings.Contains(got, tc.want) {
@@ -208,6 +210,44 @@ func TestExempt(t *testing.T) {
 	}
 	if known.Expired(minutes(59)) || !known.Expired(minutes(60)) || unknown.Expired(minutes(1000)) {
 		t.Error("expires at another time than it says")
+	}
+}
+
+func TestNewReservation(t *testing.T) {
+	town := newTown(2, 4, 2)
+	town.want(4, []int{5}, whole(2))
+	town.put("m0", 0, whole(2))
+	town.Members[0].Node = "n0"
+	res, rejection := Plan(&town.Problem)
+	if !rejection.OK() {
+		t.Fatal(rejection.Message())
+	}
+	r := NewReservation(&town.Problem, res, 5, minutes(1), minutes(2))
+	var got []string
+	for _, s := range r.Shares {
+		for _, p := range s.Pods {
+			got = append(got, s.Node+" "+p.UID+" "+p.Name)
+		}
+		got = append(got, fmt.Sprint(s.Asks))
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"[1]", "[2]"}, got[:2]); diff != "" {
+		t.Errorf("resources (-want +got)\n%s", diff)
+	}
+	if len(r.Shares) != 2 || r.Shares[0].Node != "n1" || r.Shares[1].Node != "n2" || len(got) != 5 {
+		t.Errorf("kept is %v, want three members on n1 and n2", got)
+	}
+	town.Min = 3
+	few := NewReservation(&town.Problem, res, 5, minutes(1), minutes(2))
+	pods := 0
+	for _, s := range few.Shares {
+		pods += len(s.Pods)
+	}
+	if pods != 2 {
+		t.Errorf("%d members have something kept, want the 2 that the minimum lacks", pods)
+	}
+	if diff := cmp.Diff(town.Gang, r.Gang); diff != "" || r.Priority != 5 || !r.Start.Equal(minutes(1)) || !r.Expires.Equal(minutes(2)) {
+		t.Errorf("%+v", r)
 	}
 }
 
