@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,9 +62,9 @@ func Render(files fs.FS, root string) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// Apply writes the objects in their order by server-side apply. A kind that the server does not know yet, because its
-// definition was just applied, is waited for. Each gets the annotation that kubectl apply would set, which otherwise warns of
-// every object when somebody applies them again.
+// Apply writes the objects in their order by server-side apply. A definition is waited for until it is established, and a kind
+// until the server knows it. Each gets the annotation that kubectl apply would set, which otherwise warns of every object when
+// somebody applies them again.
 func Apply(ctx context.Context, cfg *rest.Config, objects []*unstructured.Unstructured) error {
 	client, err := dynamic.NewForConfig(cfg)
 	if err != nil {
@@ -105,8 +106,28 @@ func Apply(ctx context.Context, cfg *rest.Config, objects []*unstructured.Unstru
 		if _, err := resource.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 			return fmt.Errorf("apply %s %s: %w", gvk.Kind, o.GetName(), err)
 		}
+		if gvk.Kind == "CustomResourceDefinition" {
+			if err := waitEstablished(ctx, resource, o.GetName()); err != nil {
+				return fmt.Errorf("apply %s %s: it is not established: %w", gvk.Kind, o.GetName(), err)
+			}
+		}
 	}
 	return nil
+}
+
+// waitEstablished waits until the API server serves what the definition defines.
+func waitEstablished(ctx context.Context, definitions dynamic.ResourceInterface, name string) error {
+	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		o, err := definitions.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		conditions, _, err := unstructured.NestedSlice(o.Object, "status", "conditions")
+		return slices.ContainsFunc(conditions, func(c any) bool {
+			m, ok := c.(map[string]any)
+			return ok && m["type"] == "Established" && m["status"] == "True"
+		}), err
+	})
 }
 
 // withLastApplied is a copy of the object with itself in the annotation from which kubectl apply sees what to remove.

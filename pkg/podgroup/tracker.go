@@ -88,6 +88,8 @@ type member struct {
 	pod   *v1.Pod
 	key   gang.Key
 	order order
+	// ended says that it ended or is being deleted: to see that in a thousand pods takes longer than to copy the list.
+	ended bool
 }
 
 // NewTracker registers with the factory's informers; nothing happens before the factory and the tracker are started.
@@ -225,24 +227,19 @@ func (t *Tracker) Spec(k gang.Key) (gang.Spec, error) {
 
 // Members are the pods of the gang that have not ended and are not being deleted, in Compare order. The slice is the
 // caller's, the pods are the informer's.
-func (t *Tracker) Members(k gang.Key) []*v1.Pod { return t.list(k, runs) }
+func (t *Tracker) Members(k gang.Key) []*v1.Pod { return t.list(k, false) }
 
 // All are the pods of the gang, in Compare order, those that have ended or are being deleted too.
-func (t *Tracker) All(k gang.Key) []*v1.Pod { return t.list(k, func(*v1.Pod) bool { return true }) }
+func (t *Tracker) All(k gang.Key) []*v1.Pod { return t.list(k, true) }
 
-// runs reports whether the pod runs or is still to run.
-func runs(p *v1.Pod) bool {
-	return p.DeletionTimestamp == nil && p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed
-}
-
-func (t *Tracker) list(k gang.Key, keep func(*v1.Pod) bool) []*v1.Pod {
+func (t *Tracker) list(k gang.Key, ended bool) []*v1.Pod {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	all := t.gangs[k]
-	out := make([]*v1.Pod, 0, len(all))
-	for _, m := range all {
-		if keep(m.pod) {
-			out = append(out, m.pod)
+	list := t.gangs[k]
+	out := make([]*v1.Pod, 0, len(list))
+	for i := range list {
+		if ended || !list[i].ended {
+			out = append(out, list[i].pod)
 		}
 	}
 	return out
@@ -312,6 +309,7 @@ func (t *Tracker) refresh(namespace, name string) []gang.Key {
 		}
 		if now.key, has = KeyOf(pod); has {
 			now.pod, now.order = pod, orderOf(pod)
+			now.ended = pod.DeletionTimestamp != nil || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
 		}
 	}
 	switch {

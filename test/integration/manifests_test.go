@@ -53,6 +53,9 @@ func TestManifests(t *testing.T) {
 			t.Run("requests", func(t *testing.T) { testRequests(t, cp) })
 			t.Run("requests that change", func(t *testing.T) { testRequestUpdates(t, cp) })
 			t.Run("assignment", func(t *testing.T) { testAssignment(t, cp) })
+			t.Run("times", func(t *testing.T) { testTimes(t, cp) })
+			t.Run("gang members", func(t *testing.T) { testGangMembers(t, cp) })
+			t.Run("PodGroups", func(t *testing.T) { testPodGroups(t, cp) })
 			t.Run("configuration", func(t *testing.T) {
 				testSchedulerConfig(t, cp, find[corev1.ConfigMap](t, objects, "ConfigMap", "weft-scheduler-config"))
 			})
@@ -276,7 +279,7 @@ func testRequests(t *testing.T, cp *playground.ControlPlane) {
 			"weft.sh/), nvidia.com/gpu for whole GPUs, or nvidia.com/mig-<profile> for MIG instances"
 		wantWhole      = "nvidia.com/gpu is the number of whole GPUs of one node: want a whole number from 0 to 64; container main has %s"
 		wantAnnotation = "unknown annotation %s; known ones are weft.sh/gpu-count, weft.sh/gpu-memory, weft.sh/runtime, " +
-			"weft.sh/topology-required, weft.sh/topology-preferred, and weft.sh/gpus, which the scheduler sets"
+			"weft.sh/checkpointed-at, and weft.sh/gpus, which the scheduler sets"
 	)
 	count := func(v string) map[string]string { return map[string]string{podspec.AnnotationGPUCount: v} }
 	note := func(key string) map[string]string { return map[string]string{key: "1h"} }
@@ -372,8 +375,7 @@ func testRequests(t *testing.T, cp *playground.ControlPlane) {
 		"an annotation of somebody else":  {pod: manifestPod(note("example.com/gpu-mem"), limits("main", percent, "25"))},
 		"a misspelt one, other scheduler": {pod: manifestPod(note("weft.sh/gpu-mem"), limits("main")), notWeft: true},
 		"an expected duration":            {pod: manifestPod(note("weft.sh/runtime"), limits("main", percent, "25"))},
-		"a topology that is required":     {pod: manifestPod(note("weft.sh/topology-required"), limits("main", percent, "25"))},
-		"a topology that is preferred":    {pod: manifestPod(note("weft.sh/topology-preferred"), limits("main", percent, "25"))},
+		"a topology, which a group has":   {pod: manifestPod(note("weft.sh/topology-required"), limits("main", percent, "25")), denied: fmt.Sprintf(wantAnnotation, "weft.sh/topology-required"), whole: true},
 
 		"nothing asked": {pod: manifestPod(nil, limits("main"))},
 		"many containers": {pod: manifestPod(count("2"), func() (cs []corev1.Container) {
