@@ -28,7 +28,7 @@ func BenchmarkDecision(b *testing.B) {
 	for _, n := range []struct {
 		name string
 		node *cluster.Node
-	}{{"idle", idle}, {"busy", busy}} {
+	}{{"idle", idle}, {"busy", busy}, {"linked", cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, dgx1()), nil)}} {
 		for _, r := range []struct {
 			name    string
 			request gpu.Request
@@ -47,6 +47,13 @@ func BenchmarkDecision(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%s/score", n.name, r.name), func(b *testing.B) {
 				for b.Loop() {
 					Score(n.node, r.request, CPU{FreeMilli: 64000, AskMilli: 4000}, Fragmentation{Mix: mix})
+				}
+			})
+			b.Run(fmt.Sprintf("%s/%s/assign", n.name, r.name), func(b *testing.B) {
+				for b.Loop() {
+					if _, err := Assign(n.node, r.request, CPU{FreeMilli: 64000, AskMilli: 4000}, Fragmentation{Mix: mix}); err != nil {
+						b.Fatal(err)
+					}
 				}
 			})
 		}

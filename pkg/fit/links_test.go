@@ -385,6 +385,113 @@ func TestTheGPUsOfAPodAreTheBestLinked(t *testing.T) {
 	}
 }
 
+// On nodes of more GPUs than the choice is exact for the score is that of the choice all the same.
+func TestScoreOfManyGPUsIsThatOfWhatIsAssigned(t *testing.T) {
+	lost := map[linkLoss]int{}
+	rounds(t, 60, func(t *testing.T, r *rand.Rand) {
+		devices := make([]gpu.Device, 17+r.IntN(20))
+		for i := range devices {
+			devices[i] = plain(i)
+			devices[i].ID = gpu.ID(fmt.Sprint("g", i))
+		}
+		wire(r, devices)
+		n := cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, devices), nil)
+		for k := range 4 {
+			request := asking(whole(1 + r.IntN(6)))
+			a, err := Assign(n, request, CPU{}, BestFit{})
+			if err != nil {
+				return // it is full
+			}
+			loss := lossOfAssignment(n, request, a)
+			lost[loss]++
+			score := Score(n, request, CPU{}, BestFit{}) >> leftBits
+			if (score/4 <= MaxRating) != (loss == noNVLink) || (score&2 == 0) != (loss > noLoss) {
+				t.Errorf("%q loses %d, the score is %d\n%s", a, loss, score, describe(n, request))
+			}
+			n = n.With(cluster.NewPod(fmt.Sprint(k), "ns/p", a))
+		}
+	})
+	t.Log(lost)
+}
+
+// A cluster of DGX-1 on which pods come and go, twice: once the nodes say how their GPUs are linked, once they do not. Pods
+// must be linked far better where it is known, and hardly fewer GPUs may be given out for it.
+func TestLinksCostLittleRoom(t *testing.T) {
+	type result struct {
+		asked, given int // GPUs
+		// pods of two and four GPUs, and those of them that miss NVLinks.
+		groups, missing int
+	}
+	run := func(known bool) (res result) {
+		const nodes, pods = 24, 2500
+		r := rand.New(rand.NewPCG(20, 26))
+		links := nvlink.New(dgx1())
+		names, now := make([]string, nodes), make([]*cluster.Node, nodes)
+		for i := range now {
+			devices := changed(dgx1(), func(_ int, d *gpu.Device) {
+				if !known {
+					d.Hardware = nil
+				}
+			})
+			names[i] = fmt.Sprint("node-", i)
+			now[i] = cluster.NewNode(names[i], cluster.NewInventory(cluster.SourceSlices, devices), nil)
+		}
+		ends := map[int][]int{} // at that time, a pod of those nodes
+		recent, memo := NewRecent(256), NewMemo(Fragmentation{})
+		for at := range pods {
+			for _, i := range ends[at] {
+				for _, p := range now[i].Pods {
+					if p.Name == fmt.Sprint(at) {
+						now[i] = now[i].Without(p.UID)
+					}
+				}
+			}
+			count := pick(r, []int{1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8}) // 2.75 in the mean
+			end := at + 1 + int(r.ExpFloat64()*nodes*8/2.75)
+			request := asking(whole(count))
+			res.asked += count
+			if recent.Observe(ClassOf(request, 0)) {
+				memo = NewMemo(Fragmentation{Mix: recent.Mix()})
+			}
+			shape := memo.For(request)
+			var fitting []int
+			var of []string
+			var scores []int64
+			for i, n := range now {
+				if shape.Check(n) == Fits {
+					fitting, of, scores = append(fitting, i), append(of, names[i]), append(scores, shape.Score(n, CPU{}))
+				}
+			}
+			if len(fitting) == 0 {
+				continue
+			}
+			i := fitting[slices.Index(Rank(of, scores), ownRanks)]
+			a, err := Assign(now[i], request, CPU{}, memo.strategy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.given += count
+			if set := nvlink.Set(heldTogether(now[i], a)); count == 2 || count == 4 {
+				res.groups++
+				if !links.Worst(set).NVLink() {
+					res.missing++
+				}
+			}
+			now[i] = now[i].With(cluster.NewPod(fmt.Sprint("pod-", at), fmt.Sprint(end), a))
+			ends[end] = append(ends[end], i)
+		}
+		return res
+	}
+	blind, known := run(false), run(true)
+	t.Logf("unknown %+v, known %+v", blind, known)
+	if known.missing*5 > blind.missing {
+		t.Errorf("%d of %d groups miss NVLinks; where links are not known, %d of %d", known.missing, known.groups, blind.missing, blind.groups)
+	}
+	if known.given*100 < blind.given*99 {
+		t.Errorf("%d of %d GPUs are given; where links are not known, %d", known.given, known.asked, blind.given)
+	}
+}
+
 // checkParts sees to it that of the pod's GPUs the container with most has those that are best linked.
 func checkParts(t *testing.T, n *cluster.Node, r gpu.Request, a gpu.Assignment) {
 	t.Helper()

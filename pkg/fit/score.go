@@ -137,6 +137,9 @@ func (v *scoreViews) rateWhole(n *cluster.Node, r gpu.Request, a gpu.Ask, s Stra
 	}
 	loss := noLoss
 	if links := n.Inventory.Links(); a.Count > 1 && !links.Uniform() {
+		if could.Len() > nvlink.ExactGPUs {
+			return Rating{}, noLoss, false // the set that Assign chooses need not have the best worst link
+		}
 		loss = lossOf(n, r, a.Count, links.Widest(could, a.Count))
 	}
 	return s.Rate(&v.before, &v.after, -1), loss, true
