@@ -99,22 +99,40 @@ func (m *mixed) merge(v *vertex, parts []*waysOf) *waysOf {
 		best[t] = infinite
 	}
 	flat := make([]uint16, len(parts)*m.size)
+	reach := make([]int32, len(m.shapes)) // of each shape, in the parts so far
 	for k, part := range parts {
+		most := make([]int32, len(m.shapes))
+		for _, placed := range part.members {
+			for s, n := range placed {
+				most[s] = max(most[s], n)
+			}
+		}
+		inReach := 1
+		for s := range reach {
+			reach[s] = min(reach[s]+most[s], int32(m.need[m.shapes[s]]))
+			inReach *= int(reach[s]) + 1
+		}
 		chosen := flat[k*m.size : (k+1)*m.size]
 		out.chosen[k] = chosen
-		if *m.effort -= len(part.costs) * m.size; *m.effort < 0 {
+		if *m.effort -= len(part.costs)*inReach + m.size/4; *m.effort < 0 {
 			*m.effort, m.spent = 0, true
 			return nil
 		}
 		for t := m.size - 1; t > 0; t-- {
+			if !within(m.counts[t], reach) {
+				continue
+			}
 			least, with := best[t], uint16(0)
 			for o, placed := range part.members {
 				left := m.rest(t, placed)
 				if left == t {
 					continue
 				}
-				if c := best[left].plus(part.costs[o]); c.compare(least) < 0 {
-					least, with = c, uint16(o+1)
+				c := &part.costs[o]
+				if hops := best[left].hops + c.hops; hops <= least.hops {
+					if loss := best[left].loss + c.loss; hops < least.hops || loss < least.loss {
+						least, with = cost{hops, loss}, uint16(o+1)
+					}
 				}
 			}
 			best[t], chosen[t] = least, with

@@ -52,8 +52,8 @@ func Plan(p *Problem) (*Result, fit.Rejection) {
 	return pl.result(todo), fit.Rejection{}
 }
 
-// DefaultEffort is the effort of a problem that names none: some ten milliseconds.
-const DefaultEffort = 8 << 20
+// DefaultEffort is the effort of a problem that names none: some 25 milliseconds at most.
+const DefaultEffort = 12 << 20
 
 // planner is the working state of one call.
 type planner struct {
@@ -227,7 +227,8 @@ func (pl *planner) solve(g group, need []int, effort *int) (solution, bool) {
 // solveOne is solve for one shape.
 func (pl *planner) solveOne(g group, shape, need int, effort *int) (solution, bool) {
 	root := pl.tree(g, []int{shape})
-	s := &scalar{pl: pl, need: need, effort: effort, variants: need*len(g.nodes) <= 1<<20}
+	s := &scalar{pl: pl, need: need, effort: effort}
+	s.variants = min(root.slots, 1<<31)*need*max(len(pl.levels), 1) <= *effort/2
 	s.fill(root)
 	c, ok := root.table.least(need)
 	if !ok {

@@ -99,11 +99,14 @@ func (pl *planner) together(g group, need []int) []int {
 	return room
 }
 
-// fits reports whether one of the groups takes all the members.
+// fits reports whether one of the groups takes all the members. The planner has no levels yet.
 func (pl *planner) fits(groups []group, need []int) bool {
 	for _, g := range groups {
 		if room := pl.roomIn(g, need); sum(room) == sum(need) {
-			effort := pl.effort
+			if len(pl.wanted(g, need)) == 1 {
+				return true
+			}
+			effort := pl.effort / len(groups)
 			if _, ok := pl.solve(g, need, &effort); ok {
 				return true
 			}
@@ -129,7 +132,6 @@ func (pl *planner) emptied(groups []group) *planner {
 	}
 	out := newPlanner(&empty)
 	out.todo = pl.todo
-	out.addLevels(sum(pl.todo))
 	return out
 }
 

@@ -26,7 +26,7 @@ type scalar struct {
 	need   int
 	effort *int
 	// variants says that the ways to use a domain of nodes are all that differ in the slots taken, and not only the best for each
-	// number of nodes: of equal numbers of nodes those with less left over. It is worth it for few members.
+	// number of nodes: of equal numbers of nodes those with less left over.
 	variants  bool
 	truncated bool
 }
@@ -96,11 +96,13 @@ func (t *table) add(o way) {
 
 // merge makes the table of v from those of the domains in it.
 func (s *scalar) merge(v *vertex) {
-	total, work := 0, 0
-	for _, kid := range v.kids {
-		options := kid.table.options
-		total = min(total+options[len(options)-1].members, s.need)
-		work += len(options) * total
+	total, work := s.work(v)
+	if work > *s.effort/4 {
+		// The number of domains stays exact; of what costs as many only the largest is looked at.
+		for _, kid := range v.kids {
+			kid.table.options = largestOfEach(kid.table.options)
+		}
+		total, work = s.work(v)
 	}
 	most := maxOptions
 	if work > *s.effort {
@@ -125,13 +127,16 @@ func (s *scalar) merge(v *vertex) {
 		*s.effort -= len(options) * reach
 		for m := reach; m > 0; m-- {
 			least, with := best[m], uint16(0)
-			for o := range options {
-				c := best[max(m-options[o].members, 0)].plus(options[o].cost)
-				if c.hops < least.hops || c.hops == least.hops && c.loss < least.loss {
-					least, with = c, uint16(o+1)
+			for o := range options { // the innermost loop of all
+				w := &options[o]
+				left := max(m-w.members, 0)
+				if hops := best[left].hops + w.cost.hops; hops <= least.hops {
+					if loss := best[left].loss + w.cost.loss; hops < least.hops || loss < least.loss {
+						least, with = cost{hops, loss}, uint16(o+1)
+					}
 				}
-				if options[o].members >= m {
-					break
+				if left == 0 {
+					break // the later ones are dearer
 				}
 			}
 			best[m], chosen[m] = least, with
@@ -143,6 +148,27 @@ func (s *scalar) merge(v *vertex) {
 			v.table.options = append(v.table.options, way{m, best[m]})
 		}
 	}
+}
+
+// work is how many members v takes, and at most how many steps it takes to merge the tables in it.
+func (s *scalar) work(v *vertex) (total, work int) {
+	for _, kid := range v.kids {
+		options := kid.table.options
+		total = min(total+options[len(options)-1].members, s.need)
+		work += len(options) * total
+	}
+	return total, work
+}
+
+// largestOfEach keeps of the options with the same hops the one for most members, which is the last.
+func largestOfEach(options []way) []way {
+	out := make([]way, 0, len(options))
+	for i, o := range options {
+		if i == len(options)-1 || options[i+1].cost.hops > o.cost.hops {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // thin keeps so many of the options, evenly, the last always.

@@ -263,14 +263,6 @@ func (pl *planner) joint(i int, shapes []int, need []int, most int) (out [][]int
 
 // addCombination adds counts to combinations of which none is contained in another.
 func addCombination(all [][]int32, counts []int32) [][]int32 {
-	within := func(a, b []int32) bool {
-		for k := range a {
-			if a[k] > b[k] {
-				return false
-			}
-		}
-		return true
-	}
 	if within(counts, make([]int32, len(counts))) {
 		return all
 	}
@@ -284,4 +276,14 @@ func addCombination(all [][]int32, counts []int32) [][]int32 {
 		}
 	}
 	return append(kept, append([]int32(nil), counts...))
+}
+
+// within reports whether a is at most b, number by number.
+func within(a, b []int32) bool {
+	for k := range a {
+		if a[k] > b[k] {
+			return false
+		}
+	}
+	return true
 }

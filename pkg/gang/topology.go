@@ -127,36 +127,48 @@ func (pl *planner) addLevels(members int) {
 // divide is level l of the problem.
 func (pl *planner) divide(l int, narrower level) level {
 	nodes := pl.p.Nodes
-	values := map[string]int32{}
-	for i := range nodes {
-		if v := nodes[i].domain(l); v != "" {
-			values[v] = 0
-		}
-	}
-	for rank, v := range slices.Sorted(maps.Keys(values)) {
-		values[v] = int32(rank)
-	}
-	out := level{of: make([]int32, len(nodes)), count: len(values)}
-	var inherits []int32
-	if len(values) < len(nodes) {
-		inherits = slices.Repeat([]int32{-1}, narrower.count)
-		for i := range nodes {
-			if nodes[i].domain(l) == "" {
-				inherits[narrower.of[i]] = 0
+	out := level{of: make([]int32, len(nodes))}
+	var values []string // in the order met
+	number := map[string]int32{}
+	last, lastNumber := "", int32(-1) // neighbours by name are often neighbours
+	for _, i := range pl.byName {
+		v := nodes[i].domain(l)
+		if v != last {
+			last, lastNumber = v, -1
+			if v != "" {
+				known := false
+				if lastNumber, known = number[v]; !known {
+					lastNumber = int32(len(values))
+					number[v] = lastNumber
+					values = append(values, v)
+				}
 			}
 		}
-		for d := range inherits {
-			if inherits[d] == 0 {
-				inherits[d] = int32(out.count)
-				out.count++
-			}
+		out.of[i] = lastNumber
+	}
+	out.count = len(values)
+	ranks := make([]int32, len(values))
+	for rank, v := range slices.Sorted(slices.Values(values)) {
+		ranks[number[v]] = int32(rank)
+	}
+	// What has no value inherits from the narrower level.
+	inherits := make([]int32, narrower.count)
+	for i, d := range out.of {
+		if d < 0 {
+			inherits[narrower.of[i]] = -1
 		}
 	}
-	for i := range nodes {
-		if v := nodes[i].domain(l); v != "" {
-			out.of[i] = values[v]
-		} else {
+	for d := range inherits {
+		if inherits[d] < 0 {
+			inherits[d] = int32(out.count)
+			out.count++
+		}
+	}
+	for i, d := range out.of {
+		if d < 0 {
 			out.of[i] = inherits[narrower.of[i]]
+		} else {
+			out.of[i] = ranks[d]
 		}
 	}
 	return out
