@@ -249,6 +249,9 @@ func TestEveryReasonOfANodeCanBeGiven(t *testing.T) {
 	never := []fit.Reason{
 		fit.InvalidRequest,     // is about the pod
 		fit.AssignmentConflict, // arises between two decisions
+		// These are about the gang, as a whole or against others.
+		fit.InvalidGang, fit.GangNotFound, fit.GangIncomplete, fit.UnknownTopology, fit.TopologyDomainTooSmall,
+		fit.InsufficientDomainCapacity, fit.NVLinkDomainTooSmall, fit.InsufficientGangCapacity, fit.ReservedForGang, fit.PlannedElsewhere,
 	}
 	for _, r := range fit.Reasons() {
 		if given[r.String()] == slices.Contains(never, r) {
