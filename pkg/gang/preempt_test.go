@@ -291,20 +291,21 @@ func TestPreemptAgainstBruteForce(t *testing.T) {
 		rack   bool // is required
 		limits searchLimits
 		must   bool // the optimum is promised
+		rounds int
 	}{
-		"one shape, exact":              {oneShape, false, searchLimits{maxExact, maxEffort}, true},
-		"one shape in a rack, exact":    {oneShape, true, searchLimits{maxExact, maxEffort}, true},
-		"two shapes, exact":             {manyShapes, false, searchLimits{maxExact, maxEffort}, false},
-		"two shapes in a rack, exact":   {manyShapes, true, searchLimits{maxExact, maxEffort}, false},
-		"one shape, greedily":           {oneShape, false, searchLimits{0, maxEffort}, false},
-		"one shape in a rack, greedily": {oneShape, true, searchLimits{0, maxEffort}, false},
-		"two shapes, greedily":          {manyShapes, false, searchLimits{0, maxEffort}, false},
+		"one shape, exact":              {oneShape, false, searchLimits{maxExact, maxEffort}, true, 150},
+		"one shape in a rack, exact":    {oneShape, true, searchLimits{maxExact, maxEffort}, true, 150},
+		"two shapes, exact":             {manyShapes, false, searchLimits{maxExact, maxEffort}, false, 60},
+		"two shapes in a rack, exact":   {manyShapes, true, searchLimits{maxExact, maxEffort}, false, 60},
+		"one shape, greedily":           {oneShape, false, searchLimits{0, maxEffort}, false, 150},
+		"one shape in a rack, greedily": {oneShape, true, searchLimits{0, maxEffort}, false, 150},
+		"two shapes, greedily":          {manyShapes, false, searchLimits{0, maxEffort}, false, 150},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(4, 1))
 			solved, optimal, none, free, missed := 0, 0, 0, 0, 0
 			var gaps [7]int // by what the price first differs in
-			for range 300 {
+			for range tc.rounds {
 				town, units, budgets := randomTown(r, 2+r.IntN(4), 9, tc.shapes)
 				if tc.rack {
 					town.Required = "rack"
@@ -351,7 +352,7 @@ func TestPreemptAgainstBruteForce(t *testing.T) {
 			}
 			t.Logf("%d of %d with victims are optimal (%.1f %%); %d need none, %d have no plan; of the others %d differ in violations, %d in work, %d in pods, %d were not found",
 				optimal, solved, 100*float64(optimal)/float64(max(1, solved)), free, none, gaps[0], gaps[1]+gaps[2]+gaps[3]+gaps[4]+gaps[5], gaps[6], missed)
-			if solved < 100 {
+			if solved < tc.rounds/3 {
 				t.Errorf("only %d instances had victims", solved)
 			}
 		})
