@@ -98,17 +98,17 @@ func preempt(p *Problem, priority int32, units []Unit, budgets []int, limits sea
 	return found.result, found.victims, fit.Rejection{}
 }
 
-// eviction is a plan with the units that have to leave for it.
-type eviction struct {
+// clearing is a plan with the units that have to leave for it.
+type clearing struct {
 	result  *Result
 	victims []int
 	price   price
 }
 
-// cheapest is the cheapest eviction that makes room for the gang, in the domain where it is cheapest; its result is nil where
+// cheapest is the cheapest way to make room for the gang, in the domain where it is cheapest; its result is nil where
 // there is none.
-func cheapest(p *Problem, pr *pricer, limits searchLimits) eviction {
-	var best eviction
+func cheapest(p *Problem, pr *pricer, limits searchLimits) clearing {
+	var best clearing
 	e := &effort{left: limits.effort}
 	for _, nodes := range fields(p) {
 		s := newSearch(p, nodes, pr, e, limits.exact)
@@ -124,7 +124,7 @@ func cheapest(p *Problem, pr *pricer, limits searchLimits) eviction {
 		if !rejection.OK() {
 			continue
 		}
-		best = eviction{res, victims, cost}
+		best = clearing{res, victims, cost}
 	}
 	if best.result != nil {
 		best.result.Truncated = best.result.Truncated || e.short

@@ -28,7 +28,10 @@ func newSearch(p *Problem, nodes []int, pr *pricer, e *effort, exact int) *searc
 	for u := range pr.units {
 		batches[u] = pr.units[u].Pods
 	}
-	s := &search{vacancy: newVacancy(p, nodes, batches, e), tally: pr.tally(), lone: make([]price, len(pr.units)), tied: make([][]int, len(pr.units)), exact: exact}
+	s := &search{
+		vacancy: newVacancy(p, nodes, batches, e), tally: pr.tally(), exact: exact,
+		lone: make([]price, len(pr.units)), tied: make([][]int, len(pr.units)),
+	}
 	for u := range pr.units {
 		if pr.mayLeave(u) && slices.ContainsFunc(pr.with(u), func(w int) bool { return len(s.at[w]) > 0 }) {
 			s.candidates = append(s.candidates, u)
