@@ -122,11 +122,11 @@ func waitEstablished(ctx context.Context, definitions dynamic.ResourceInterface,
 		if err != nil {
 			return false, err
 		}
-		conditions, _, err := unstructured.NestedSlice(o.Object, "status", "conditions")
+		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions") // null at first, which is an error to it
 		return slices.ContainsFunc(conditions, func(c any) bool {
 			m, ok := c.(map[string]any)
 			return ok && m["type"] == "Established" && m["status"] == "True"
-		}), err
+		}), nil
 	})
 }
 
