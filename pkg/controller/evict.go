@@ -42,10 +42,12 @@ func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg *schedv
 	var errs []error
 	workqueue.ParallelizeUntil(ctx, evictions, len(next.Evict), func(i int) {
 		pod := pods[next.Evict[i]]
-		err := c.client.PolicyV1().Evictions(pod.Namespace).Evict(ctx, &policyv1.Eviction{
-			ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
-			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
-		})
+		// Not by the typed client: it would wait and try again by itself, and hold up the gangs behind this one.
+		err := c.client.CoreV1().RESTClient().Post().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).SubResource("eviction").
+			Body(&policyv1.Eviction{
+				ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
+				DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
+			}).MaxRetries(0).Do(ctx).Error()
 		switch {
 		case err == nil:
 			c.recorder.Eventf(pod, group, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/server"
@@ -16,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/mux"
 	apiserveroptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 )
@@ -81,11 +80,10 @@ func (s serving) start(ctx context.Context, kubeconfig string, ready healthz.Hea
 	healthz.InstallReadyzHandler(pages, ready, healthz.NewShutdownHealthz(ctx.Done()))
 	pages.Handle("/metrics", legacyregistry.Handler())
 
-	codecs := serializer.NewCodecFactory(runtime.NewScheme())
 	requests := &apirequest.RequestInfoFactory{}
 	var handler http.Handler = pages
-	handler = genericapifilters.WithAuthorization(handler, authorization.Authorizer, codecs)
-	handler = genericapifilters.WithAuthentication(handler, authentication.Authenticator, genericapifilters.Unauthorized(codecs), nil, nil)
+	handler = genericapifilters.WithAuthorization(handler, authorization.Authorizer, scheme.Codecs)
+	handler = genericapifilters.WithAuthentication(handler, authentication.Authenticator, genericapifilters.Unauthorized(scheme.Codecs), nil, nil)
 	handler = genericapifilters.WithRequestInfo(handler, requests)
 	handler = genericapifilters.WithCacheControl(handler)
 	handler = genericfilters.WithHTTPLogging(handler)
