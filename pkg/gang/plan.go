@@ -46,7 +46,7 @@ func Plan(p *Problem) (*Result, fit.Rejection) {
 	need := max(p.Min-placed, 0)
 	if len(todo) > 0 {
 		if groups := pl.groups(); !pl.place(groups, todo[:need], todo[need:]) {
-			return nil, pl.reject(groups, todo[:need])
+			return nil, pl.reject(groups, todo[:need], todo[need:])
 		}
 	}
 	return pl.result(todo), fit.Rejection{}

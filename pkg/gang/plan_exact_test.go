@@ -23,7 +23,9 @@ func randomProblem(r *rand.Rand, mostNodes int, launcher, tangled bool) *gang.Pr
 		Strategy: []fit.Strategy{nil, fit.BestFit{}, fit.Spread{}}[r.IntN(3)],
 	}
 	ask := []gpu.Ask{
-		{Kind: gpu.Whole, Count: 8}, {Kind: gpu.Whole, Count: 4}, {Kind: gpu.Whole, Count: 1 + r.IntN(3)},
+		{Kind: gpu.Whole, Count: 8},
+		{Kind: gpu.Whole, Count: 4},
+		{Kind: gpu.Whole, Count: 1 + r.IntN(3)},
 		{Kind: gpu.Shared, Count: 1, MilliGPU: 500},
 	}[r.IntN(4)]
 	cores := int64(1 + r.IntN(4))

@@ -14,7 +14,8 @@ type Problem struct {
 	// surplus members: as many as have a place, and a rejection only when none has.
 	Min int
 	Topology
-	// Levels are the keys of the levels, from the narrowest to the widest; see [Node.Domains].
+	// Levels are the keys of the levels, from the narrowest to the widest; see [Node.Domains]. Domains of a level should lie within one
+	// domain of the next: parts of a domain that does not count as several where the best spread is looked for.
 	Levels []string
 	// Resources are the names of the resources besides GPUs that members ask for, such as cpu; see [Shape.Ask].
 	Resources []string
@@ -22,12 +23,13 @@ type Problem struct {
 	// Members are all members that are to run together, in rank order: those that exchange most stand side by side. They are
 	// placed in this order along the topology.
 	Members []Member
-	// Nodes are the nodes that at least one shape may use, by name, and every node of a member that has a place.
+	// Nodes are the nodes that at least one shape may use, and every node of a member that has a place. Names are unique; the order
+	// makes no difference to the plan, and by name is fastest.
 	Nodes []Node
 	// Strategy rates what is equal otherwise; nil rates everything equal.
 	Strategy fit.Strategy
-	// Effort bounds the work of one call in candidate placements that are worked out to the end; 0 is the default. A bound in time
-	// would make the answer depend on the machine.
+	// Effort bounds the work of one call, in partial placements that are compared, of a few nanoseconds each; 0 or less is
+	// [DefaultEffort]. A bound in time would make the answer depend on the machine.
 	Effort int
 }
 
@@ -39,7 +41,8 @@ type Shape struct {
 	Request gpu.Request
 	// MilliCPU is the CPU that it asks for in thousandths of a core, for the strategy; it is in Ask too where it counts.
 	MilliCPU int64
-	// Ask is how much it asks of each of [Problem.Resources], 0 or more. A pod's own slot on a node is one of them.
+	// Ask is how much it asks of each of [Problem.Resources], 0 or more; what it asks nothing of does not matter, however overbooked.
+	// A pod's own slot on a node is one of them.
 	Ask []int64
 }
 
@@ -66,7 +69,7 @@ type Node struct {
 	MilliCPU int64
 	// Free is what is left of each of [Problem.Resources]; negative when the node is overbooked.
 	Free []int64
-	// Limit is how many members of each shape everything else (affinity, taints, ports, volumes) lets on the node, whatever is
+	// Limit is how many more members of each shape everything else (affinity, taints, ports, volumes) lets on the node, whatever is
 	// free: 0 for none, [NoLimit] where nothing limits them.
 	Limit []int
 }
@@ -81,12 +84,13 @@ type Result struct {
 	// Surplus are the indices of the members that get none, which the gang can do without.
 	Surplus []int
 	// Domains is, for each level, how many domains the members are in, those with a place already included. Nodes without the
-	// level's label count as one each.
+	// level's label count as one where they share a narrower domain, and as one each where they do not.
 	Domains []int
-	// Domain is the domain that holds all members at the narrowest level at which one does: a level and its value. Both are
+	// Level and Domain are the domain that holds all members at the narrowest level at which one does, and that level. Both are
 	// empty when none does.
 	Level, Domain string
-	// Truncated says that the effort ran out: the plan is the best found, not the best there is.
+	// Truncated says that not everything was looked at, for the effort ran out or there are too many combinations of several
+	// shapes: there may be a plan in fewer domains.
 	Truncated bool
 }
 

@@ -3,6 +3,7 @@ package gang
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"weft.sh/weft/pkg/cluster"
@@ -10,62 +11,54 @@ import (
 	"weft.sh/weft/pkg/gpu"
 )
 
-// reject says why the members have no place in any of the groups, with the best that there is.
-func (pl *planner) reject(groups []group, minimum []int) fit.Rejection {
-	need := pl.demand(minimum)
+// reject says why the members have no place in any of the groups, with the best that there is. Without a minimum any member would
+// have done; it then speaks of the first.
+func (pl *planner) reject(groups []group, minimum, others []int) fit.Rejection {
 	if len(minimum) == 0 {
-		for _, m := range pl.p.Members {
-			if m.Node == "" {
-				need[m.Shape] = 1 // any would have done
-			}
+		minimum = others[:1]
+	}
+	if len(groups) == 0 {
+		return fit.Rejection{
+			Reason: fit.TopologyDomainTooSmall,
+			Detail: fmt.Sprintf("asks for one %s domain; no node that members may use is in any", pl.p.Required),
 		}
 	}
-	if r := pl.rejectShape(groups, need, len(minimum) == 0); !r.OK() {
-		return r
-	}
+	need := pl.demand(minimum)
 	best, rooms := pl.largest(groups, need)
-	required := pl.p.Required
-	if required == "" {
+	nearest, rejection := pl.nowhere(groups, need)
+	if !rejection.OK() {
+		return rejection
+	}
+	if pl.p.Required == "" {
 		return fit.Rejection{
 			Reason: fit.InsufficientGangCapacity, Near: int64(sum(rooms)),
-			Detail: fmt.Sprintf("%s; there are %s", pl.needs(need, " at once"), pl.has(need, rooms)),
+			Detail: fmt.Sprintf("%s at once; there are %s%s", pl.needs(need), has(need, rooms), nearest),
 		}
 	}
-	level := required
-	if required == LevelNVLink {
-		level = "NVLink"
+	which := "the largest"
+	if pl.pinned(groups) {
+		which = "the one where members are already"
 	}
-	r := fit.Rejection{Reason: fit.InsufficientDomainCapacity, Near: int64(sum(rooms))}
-	if required == LevelNVLink {
+	r := fit.Rejection{
+		Reason: fit.InsufficientDomainCapacity, Near: int64(sum(rooms)),
+		Detail: fmt.Sprintf("%s in one %s domain; %s has %s (%s)%s",
+			pl.needs(need), pl.p.Required, which, has(need, rooms), groups[best].domain, nearest),
+	}
+	if pl.p.Required == LevelNVLink {
 		r.Reason = fit.NVLinkDomainTooSmall
 	}
-	wants := pl.needs(need, fmt.Sprintf(" in one %s domain", level))
-	if domain, pinned := pl.pinned(groups); pinned {
-		r.Detail = fmt.Sprintf("%s, %s, where members are already; it has %s", wants, domain, pl.has(need, rooms))
-	} else {
-		r.Detail = fmt.Sprintf("%s; the largest, %s, has %s", wants, groups[best].domain, pl.has(need, rooms))
-	}
-	empty := pl.emptied(groups)
-	if eb, most := empty.largest(groups, need); !empty.fits(groups, need) {
+	if empty := pl.emptied(); !empty.fits(groups, need) {
 		r.Reason = fit.TopologyDomainTooSmall
-		if sum(most) > sum(rooms) {
-			r.Detail += fmt.Sprintf("; empty, %s has %s", groups[eb].domain, pl.has(need, most))
+		if best, most := empty.largest(groups, need); sum(most) > sum(rooms) {
+			r.Detail += fmt.Sprintf("; without any pods %s would have %s", groups[best].domain, has(need, most))
 		}
 	}
 	return r
 }
 
-// pinned is the domain where members are already.
-func (pl *planner) pinned(groups []group) (string, bool) {
-	if len(groups) != 1 {
-		return "", false
-	}
-	for _, i := range groups[0].nodes {
-		if pl.inUse[i] > 0 {
-			return groups[0].domain, true
-		}
-	}
-	return "", false
+// pinned reports whether the only group is where members are already.
+func (pl *planner) pinned(groups []group) bool {
+	return len(groups) == 1 && slices.ContainsFunc(groups[0].nodes, func(i int) bool { return pl.inUse[i] > 0 })
 }
 
 // largest is the group that takes most of the members, and how many of each shape.
@@ -73,8 +66,8 @@ func (pl *planner) largest(groups []group, need []int) (best int, rooms []int) {
 	rooms = make([]int, len(need))
 	for k, g := range groups {
 		room := pl.roomIn(g, need)
-		if sum(room) == sum(need) {
-			room = pl.together(g, need) // one shape after the other would fit, but not all
+		if len(pl.wanted(g, need)) > 1 {
+			room = pl.together(g, need)
 		}
 		if sum(room) > sum(rooms) {
 			best, rooms = k, room
@@ -117,7 +110,7 @@ func (pl *planner) fits(groups []group, need []int) bool {
 
 // emptied is a planner over the same nodes without any pods: what the nodes' GPUs would do. What is left of other resources is not
 // looked at, for nobody says here what a node has of them in all.
-func (pl *planner) emptied(groups []group) *planner {
+func (pl *planner) emptied() *planner {
 	empty := *pl.p
 	empty.Nodes = append([]Node(nil), pl.p.Nodes...)
 	for i := range empty.Nodes {
@@ -135,52 +128,29 @@ func (pl *planner) emptied(groups []group) *planner {
 	return out
 }
 
-// rejectShape names a shape that no node takes one member of, with the nearest node: then it is no matter of the gang. With any it
-// is a rejection only when no shape has a place.
-func (pl *planner) rejectShape(groups []group, need []int, any bool) fit.Rejection {
-	nowhere := -1
+// nowhere names a shape of which no node takes one member, and the node that is nearest to it: in words to be added to a rejection
+// or, when no other pods' ending would help, as one of its own.
+func (pl *planner) nowhere(groups []group, need []int) (words string, rejection fit.Rejection) {
 	for shape, n := range need {
-		if n == 0 {
+		if n == 0 || pl.hasSlot(groups, shape) {
 			continue
 		}
-		if pl.hasSlot(groups, shape) {
-			if any {
-				return fit.Rejection{}
-			}
-			continue
+		s := &pl.p.Shapes[shape]
+		node, near := pl.nearest(groups, shape)
+		switch {
+		case node == "":
+			words = fmt.Sprintf("; other rules than those for GPUs exclude members like %s from every node", s.Name)
+		case near.Reason == fit.Fits:
+			words = fmt.Sprintf("; no node takes a member like %s, the nearest is %s: %s", s.Name, node, near.Detail)
+		case near.Reason.Resolvable():
+			words = fmt.Sprintf("; no node takes a member like %s, the nearest is %s: %s", s.Name, node, near.Message())
+		default:
+			near.Detail = fmt.Sprintf("no node takes a member like %s, the nearest is %s: %s", s.Name, node, near.Detail)
+			return "", near
 		}
-		if nowhere < 0 {
-			nowhere = shape
-		}
+		return words, fit.Rejection{}
 	}
-	if nowhere < 0 {
-		return fit.Rejection{}
-	}
-	near, node := pl.nearest(groups, nowhere)
-	r := fit.Rejection{Reason: fit.InsufficientGangCapacity}
-	where := "no node"
-	if domain, pinned := pl.pinned(groups); pinned && pl.p.Required != "" {
-		where = fmt.Sprintf("no node of the %s domain %s, where members are already,", pl.p.Required, domain)
-	} else if pl.p.Required != "" {
-		where = fmt.Sprintf("no node of a %s domain", pl.p.Required)
-	}
-	if pl.p.Required != "" {
-		r.Reason = fit.InsufficientDomainCapacity
-		if pl.p.Required == LevelNVLink {
-			r.Reason = fit.NVLinkDomainTooSmall
-		}
-	}
-	r.Detail = fmt.Sprintf("%s takes a member like %s, which asks for %s", where, pl.p.Shapes[nowhere].Name, asks(pl.p.Shapes[nowhere].Request))
-	if near != "" {
-		r.Detail += fmt.Sprintf("; the nearest, %s: %s", node, near)
-	}
-	if pl.p.Required != "" {
-		empty := pl.emptied(groups)
-		if !empty.hasSlot(groups, nowhere) {
-			r.Reason = fit.TopologyDomainTooSmall
-		}
-	}
-	return r
+	return "", fit.Rejection{}
 }
 
 func (pl *planner) hasSlot(groups []group, shape int) bool {
@@ -194,44 +164,45 @@ func (pl *planner) hasSlot(groups []group, shape int) bool {
 	return false
 }
 
-// nearest is what is missing on the node that is nearest to taking a member of the shape.
-func (pl *planner) nearest(groups []group, shape int) (missing, node string) {
-	var best fit.Rejection
+// nearest is the node that is nearest to taking a member of the shape, and what is missing there; what is missing besides GPUs
+// is in the detail of a rejection without a reason.
+func (pl *planner) nearest(groups []group, shape int) (node string, missing fit.Rejection) {
 	explained := map[*gpuState]fit.Rejection{}
 	for _, g := range groups {
 		for _, i := range g.nodes {
-			n := &pl.p.Nodes[i]
+			n, s := &pl.p.Nodes[i], &pl.p.Shapes[shape]
 			if n.Limit[shape] == 0 {
 				continue
 			}
-			r, ok := explained[pl.sites[i].state]
-			if !ok {
-				r = fit.Explain(pl.sites[i].state.node, pl.p.Shapes[shape].Request)
+			r, known := explained[pl.sites[i].state]
+			if !known {
+				r = fit.Explain(pl.sites[i].state.node, s.Request)
 				explained[pl.sites[i].state] = r
 			}
 			if r.OK() {
-				for k, ask := range pl.p.Shapes[shape].Ask {
+				for k, ask := range s.Ask {
 					if ask > 0 && n.Free[k] < ask {
-						return fmt.Sprintf("too little %s left (asks for %d, %d are free)", pl.p.Resources[k], ask, max(n.Free[k], 0)), n.Name
+						r.Detail = fmt.Sprintf("asks for %d of %s, %d are free", ask, pl.p.Resources[k], max(n.Free[k], 0))
+						return n.Name, r
 					}
 				}
 			}
-			if node == "" || cmp.Or(cmp.Compare(r.Reason, best.Reason), cmp.Compare(r.Near, best.Near)) > 0 {
-				best, node, missing = r, n.Name, r.Message()
+			if node == "" || cmp.Or(cmp.Compare(r.Reason, missing.Reason), cmp.Compare(r.Near, missing.Near)) > 0 {
+				node, missing = n.Name, r
 			}
 		}
 	}
-	return missing, node
+	return node, missing
 }
 
-// needs is what the members ask for: "needs 8 nodes with 8 free GPUs in one rack domain".
-func (pl *planner) needs(need []int, where string) string {
+// needs is what the members ask for: "needs 8 nodes with 8 free GPUs".
+func (pl *planner) needs(need []int) string {
 	if shape, gpus := pl.wholeNodes(need); shape >= 0 {
 		free := "free GPUs"
 		if gpus == 1 {
 			free = "free GPU"
 		}
-		return fmt.Sprintf("needs %s with %d %s%s", number(need[shape], "node"), gpus, free, where)
+		return fmt.Sprintf("needs %s with %d %s", number(need[shape], "node"), gpus, free)
 	}
 	var parts []string
 	for shape, n := range need {
@@ -239,11 +210,11 @@ func (pl *planner) needs(need []int, where string) string {
 			parts = append(parts, fmt.Sprintf("%s for members that ask for %s", number(n, "place"), asks(pl.p.Shapes[shape].Request)))
 		}
 	}
-	return "needs " + strings.Join(parts, " and ") + where
+	return "needs " + strings.Join(parts, " and ")
 }
 
 // has is how many places there are, in the same order.
-func (pl *planner) has(need, rooms []int) string {
+func has(need, rooms []int) string {
 	var parts []string
 	for shape, n := range need {
 		if n > 0 {
