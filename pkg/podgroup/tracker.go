@@ -33,7 +33,7 @@ import (
 
 var (
 	// ErrNotFound is returned for a gang whose PodGroup does not exist, or is of a kind that the API server does not serve.
-	ErrNotFound = errors.New("the PodGroup does not exist")
+	ErrNotFound = errors.New("no PodGroup of this name in this namespace")
 	// ErrNotGang is returned for a native PodGroup whose pods are scheduled by themselves.
 	ErrNotGang = errors.New("the PodGroup has the basic policy: its pods are scheduled by themselves")
 )
@@ -64,9 +64,9 @@ type Tracker struct {
 
 	client dynamic.Interface         // nil when there are no PodGroups of the custom kind
 	crd    cache.SharedIndexInformer // of *schedv1alpha1.PodGroup; nil with client
-	// unserved says that the API server was asked before anything else and does not serve the custom kind: nobody has to
-	// wait for it.
-	unserved atomic.Bool
+	// unserved says that the API server was asked before anything else and did not serve the custom kind: nobody has to wait
+	// for it. served says that it does by now.
+	unserved, served atomic.Bool
 
 	registrations   []cache.ResourceEventHandlerRegistration // of pods and native PodGroups
 	crdRegistration cache.ResourceEventHandlerRegistration
@@ -163,6 +163,7 @@ func (t *Tracker) waitServed(ctx context.Context) error {
 		_, err := t.client.Resource(Resource).List(ctx, metav1.ListOptions{Limit: 1})
 		switch {
 		case err == nil:
+			t.served.Store(true)
 			return true, nil
 		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 			if !t.unserved.Swap(true) {
@@ -194,14 +195,13 @@ func (t *Tracker) WaitForSync(ctx context.Context) error {
 // Spec is what the gang's PodGroup asks for now. Errors are ErrNotFound, ErrNotGang and *podspec.InvalidError, wrapped or with
 // the group's name.
 func (t *Tracker) Spec(k gang.Key) (gang.Spec, error) {
-	notFound := fmt.Errorf("%s: %w", k, ErrNotFound)
 	if k.Source == gang.SourceNative {
 		if t.native == nil {
-			return gang.Spec{}, notFound
+			return gang.Spec{}, notServed(k)
 		}
 		pg, err := t.native.PodGroups(k.Namespace).Get(k.Name)
-		if err != nil {
-			return gang.Spec{}, notFound
+		if err != nil { // the only error is that there is none
+			return gang.Spec{}, fmt.Errorf("%s: %w", k, ErrNotFound)
 		}
 		s, ok, err := FromNative(pg)
 		if err == nil && !ok {
@@ -209,12 +209,12 @@ func (t *Tracker) Spec(k gang.Key) (gang.Spec, error) {
 		}
 		return s, err
 	}
-	if t.crd == nil {
-		return gang.Spec{}, notFound
+	if t.crd == nil || !t.served.Load() {
+		return gang.Spec{}, notServed(k)
 	}
 	obj, ok, err := t.crd.GetStore().GetByKey(k.Namespace + "/" + k.Name)
 	if err != nil || !ok {
-		return gang.Spec{}, notFound
+		return gang.Spec{}, fmt.Errorf("%s: %w", k, ErrNotFound)
 	}
 	pg, ok := obj.(*schedv1alpha1.PodGroup)
 	if !ok {
@@ -223,6 +223,12 @@ func (t *Tracker) Spec(k gang.Key) (gang.Spec, error) {
 		}
 	}
 	return FromCRD(pg)
+}
+
+// notServed is the error for a gang of a kind that there is none of. It says more than that the group does not exist: to create
+// it would not help.
+func notServed(k gang.Key) error {
+	return fmt.Errorf("%s: %w: the API server does not serve PodGroups of %s", k, ErrNotFound, k.Source)
 }
 
 // Members are the pods of the gang that have not ended and are not being deleted, in Compare order. The slice is the

@@ -205,7 +205,7 @@ func TestTheLifeOfAGang(t *testing.T) {
 		w.set(gangMember("team", "p-2", "u2", "a", 2))
 		w.set(gangMember("team", "p-0", "u0", "a", 0))
 		w.want(a, "u0", "u2")
-		if _, err := w.tracker.Spec(a); !errors.Is(err, ErrNotFound) || err.Error() != "podgroup team/a: the PodGroup does not exist" {
+		if _, err := w.tracker.Spec(a); !errors.Is(err, ErrNotFound) || err.Error() != "podgroup team/a: no PodGroup of this name in this namespace" {
 			t.Errorf("before it exists: %v", err)
 		}
 		w.set(group("team", "a", "g1", 1, 3))
@@ -453,8 +453,9 @@ func TestAKindThatIsServedLater(t *testing.T) {
 				w.set(group("team", "a", "g1", 1, 3))
 				w.set(gangMember("team", "p", "u1", "a", 0))
 				w.want(a, "u1")
-				if _, err := w.tracker.Spec(a); !errors.Is(err, ErrNotFound) {
-					t.Errorf("%v", err)
+				const want = "podgroup team/a: no PodGroup of this name in this namespace: the API server does not serve PodGroups of scheduling.x-k8s.io"
+				if _, err := w.tracker.Spec(a); !errors.Is(err, ErrNotFound) || err.Error() != want {
+					t.Errorf("%v: want\n%s", err, want)
 				}
 				var served error
 				w.refusal.Store(&served)
