@@ -196,10 +196,10 @@ func (g *Graph) sum(i int, s Set) int {
 }
 
 // Ideal is the best worst link that k of the GPUs could have if no link to a switch had failed: GPUs on switches are meant to
-// reach each other with the same number of links. That a direct link failed does not show.
+// reach each other with the same number of links. That a direct link failed does not show. 0 where there are not as many.
 func (g *Graph) Ideal(from Set, k int) Bandwidth {
 	ideal := g.Widest(from, k)
-	if k > 1 && !g.Uniform() {
+	if k > 1 && k <= from.Len() && !g.Uniform() {
 		for i := range from.All() {
 			ideal = max(ideal, g.switched[i])
 		}
