@@ -161,6 +161,7 @@ func TestScoreByLinks(t *testing.T) {
 		"a socket, of equal rating":                        {pcie(), pcie(), "", "x=g0,g1,g2,g3,g4,g5", asking(whole(2)), Fragmentation{}},
 		"several containers":                               {bridges(), bridges(), "", "x=g0,g3,g4,g7", gpu.Request{Containers: []gpu.ContainerRequest{{Name: "a", Asks: []gpu.Ask{whole(1)}}, {Name: "b", Asks: []gpu.Ask{whole(1)}}}}, Fragmentation{}},
 		"several containers, where NVLink would be missed": {bridges(), bridges(), "", "x=g0,g3,g4,g7", gpu.Request{Containers: []gpu.ContainerRequest{{Name: "a", Asks: []gpu.Ask{whole(1)}}, {Name: "b", Asks: []gpu.Ask{whole(1)}}}}, BestFit{}},
+		"an init container that needs more hides nothing":  {bridges(), bridges(), "", "x=g0,g3,g5,g7", gpu.Request{Containers: []gpu.ContainerRequest{{Name: "i", Init: true, Asks: []gpu.Ask{whole(3)}}, {Name: "c", Asks: []gpu.Ask{whole(2)}}}}, BestFit{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			better, worse := holding(t, tc.heldBetter, tc.better...), holding(t, tc.heldWorse, tc.worse...)

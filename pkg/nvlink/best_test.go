@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -235,15 +236,15 @@ func TestBestOfManyGPUs(t *testing.T) {
 }
 
 func describe(devices []gpu.Device) string {
-	s := ""
+	var b strings.Builder
 	for i, d := range devices {
 		if d.Hardware == nil {
-			s += fmt.Sprintf("%d unknown\n", i)
+			fmt.Fprintf(&b, "%d unknown\n", i)
 		} else {
-			s += fmt.Sprintf("%d NUMA %d clique %q %+v\n", i, d.Hardware.NUMANode, d.Hardware.Clique, d.Hardware.Links)
+			fmt.Fprintf(&b, "%d NUMA %d clique %q %+v\n", i, d.Hardware.NUMANode, d.Hardware.Clique, d.Hardware.Links)
 		}
 	}
-	return s
+	return b.String()
 }
 
 func BenchmarkBest(b *testing.B) {
