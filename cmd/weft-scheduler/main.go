@@ -13,14 +13,20 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 
 	"weft.sh/weft/pkg/compat"
+	"weft.sh/weft/pkg/plugins/gang"
 	"weft.sh/weft/pkg/plugins/gpufit"
 )
 
 func main() {
+	state := gpufit.NewState(gpufit.Options{
+		// compat has switched the gate off where the API server does not serve the API.
+		ResourceSlices: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.DynamicResourceAllocation) },
+	})
 	command := app.NewSchedulerCommand(
-		app.WithPlugin(gpufit.Name, gpufit.NewFactory(gpufit.Options{
-			// compat has switched the gate off where the API server does not serve the API.
-			ResourceSlices: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.DynamicResourceAllocation) },
+		app.WithPlugin(gpufit.Name, gpufit.NewFactory(state)),
+		app.WithPlugin(gang.Name, gang.NewFactory(gang.Options{
+			State:  state,
+			Native: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload) },
 		})),
 	)
 	command.Use = "weft-scheduler"

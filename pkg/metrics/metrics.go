@@ -3,8 +3,10 @@
 package metrics
 
 import (
+	"iter"
 	"strconv"
 	"sync"
+	"time"
 
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
@@ -25,6 +27,36 @@ var (
 		StabilityLevel: metrics.ALPHA,
 	})
 
+	gangPlan = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name:           "weft_gang_plan_seconds",
+		Help:           "Time to plan a whole gang, also where there is no room for it.",
+		Buckets:        metrics.ExponentialBuckets(0.0005, 2, 15),
+		StabilityLevel: metrics.ALPHA,
+	})
+	gangAttempts = metrics.NewCounterVec(&metrics.CounterOpts{
+		Name: "weft_gang_attempts_total",
+		Help: "Attempts to start a gang by result: planned, refused (no room), error (something changed meanwhile), and undone (planned, " +
+			"and given back before any member was bound).",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"result"})
+	gangWait = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name:           "weft_gang_wait_seconds",
+		Help:           "Time from when the last member of a gang was created until all may be bound.",
+		Buckets:        metrics.ExponentialBuckets(0.05, 2.5, 15),
+		StabilityLevel: metrics.ALPHA,
+	})
+	gangDomains = metrics.NewHistogramVec(&metrics.HistogramOpts{
+		Name:           "weft_gang_domains_used",
+		Help:           "Topology domains that the plan of a gang uses, by level.",
+		Buckets:        metrics.ExponentialBuckets(1, 2, 10),
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"level"})
+	gangPartial = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "weft_gang_partial",
+		Help:           "Gangs of which a member was given up after others may have been bound; always 0 unless the API server refuses bindings.",
+		StabilityLevel: metrics.ALPHA,
+	})
+
 	register sync.Once
 	// byReason are the counters of rejections, looked up once: Filter counts for thousands of nodes a second.
 	byReason = map[fit.Reason]metrics.CounterMetric{}
@@ -33,9 +65,12 @@ var (
 // Register makes the metrics visible. Repeating it changes nothing.
 func Register() {
 	register.Do(func() {
-		legacyregistry.MustRegister(rejections, bindingsUnknown)
+		legacyregistry.MustRegister(rejections, bindingsUnknown, gangPlan, gangAttempts, gangWait, gangDomains, gangPartial)
 		for _, r := range fit.Reasons() {
 			byReason[r] = rejections.WithLabelValues(r.String())
+		}
+		for _, result := range []string{GangWasPlanned, GangWasRefused, GangErred, GangWasUndone} {
+			gangAttempts.WithLabelValues(result)
 		}
 	})
 }
@@ -49,6 +84,36 @@ func Rejected(r fit.Reason) {
 
 // BindingUnknown counts a binding whose answer was lost.
 func BindingUnknown() { bindingsUnknown.Inc() }
+
+// GangPlanned records how long it took to plan a gang.
+func GangPlanned(d time.Duration) { gangPlan.Observe(d.Seconds()) }
+
+// The results of an attempt to start a gang.
+const (
+	GangWasPlanned = "planned"
+	// GangWasRefused: there is no room.
+	GangWasRefused = "refused"
+	// GangErred: something changed meanwhile.
+	GangErred = "error"
+	// GangWasUndone: it was planned, and everything was given back before any member was bound.
+	GangWasUndone = "undone"
+)
+
+// GangAttempt counts an attempt to start a gang by its result.
+func GangAttempt(result string) { gangAttempts.WithLabelValues(result).Inc() }
+
+// GangReleased records how long a gang was complete until its members may be bound.
+func GangReleased(wait time.Duration) { gangWait.Observe(wait.Seconds()) }
+
+// GangDomains records how many domains a plan uses at each level.
+func GangDomains(levels iter.Seq2[string, int]) {
+	for level, n := range levels {
+		gangDomains.WithLabelValues(level).Observe(float64(n))
+	}
+}
+
+// GangPartial counts a gang that was released and not bound whole.
+func GangPartial() { gangPartial.Inc() }
 
 var (
 	gpuAssigned = metrics.NewDesc("weft_gpu_assigned_milligpu",

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/component-base/metrics"
@@ -213,6 +215,10 @@ func TestRegistered(t *testing.T) {
 	Rejected(fit.Fits)
 	Rejected(fit.Reason(200))
 	BindingUnknown()
+	GangAttempt(GangWasRefused)
+	GangPlanned(time.Millisecond)
+	GangReleased(time.Second)
+	GangDomains(maps.All(map[string]int{"rack": 2}))
 	var wg sync.WaitGroup
 	for range 8 { // as Filter does, for many nodes at once
 		wg.Go(func() {
@@ -231,6 +237,11 @@ func TestRegistered(t *testing.T) {
 		want[series] = before[series]
 	}
 	want[`weft_rejections_total{reason="InsufficientGPU"}`] += 800
+	for _, result := range []string{GangWasPlanned, GangWasRefused, GangErred, GangWasUndone} {
+		series := fmt.Sprintf("weft_gang_attempts_total{result=%q}", result)
+		want[series] = before[series]
+	}
+	want[`weft_gang_attempts_total{result="refused"}`]++
 	if diff := cmp.Diff(want, after); diff != "" {
 		t.Errorf("counters (-want +got):\n%s", diff)
 	}

@@ -15,6 +15,7 @@ import (
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 
 	"weft.sh/weft/pkg/playground"
+	"weft.sh/weft/pkg/plugins/gang"
 	"weft.sh/weft/pkg/plugins/gpufit"
 )
 
@@ -36,8 +37,9 @@ func testSchedulerConfig(t *testing.T, cp *playground.ControlPlane, file *corev1
 	}
 
 	// The arguments are read by the plugin itself, strictly.
+	state := gpufit.NewState(gpufit.Options{ResourceSlices: func() bool { return true }})
 	registry := frameworkruntime.Registry{
-		gpufit.Name: gpufit.NewFactory(gpufit.Options{ResourceSlices: func() bool { return true }}),
+		gpufit.Name: gpufit.NewFactory(state), gang.Name: gang.NewFactory(gang.Options{State: state}),
 	}
 	client := clientset(t, cp.ConfigFor(playground.SchedulerUser))
 	s, err := scheduler.New(t.Context(), client, informers.NewSharedInformerFactory(client, 0), nil,

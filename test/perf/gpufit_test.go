@@ -114,7 +114,7 @@ func newRig(b *testing.B, shape string, withGPUFit bool) *rig {
 		scheduler.WithProfiles(profileOf(b, withGPUFit)),
 		scheduler.WithNodeInfoSnapshot(snapshot),
 		scheduler.WithFrameworkOutOfTreeRegistry(frameworkruntime.Registry{
-			gpufit.Name: gpufit.NewFactory(gpufit.Options{ResourceSlices: func() bool { return true }}),
+			gpufit.Name: gpufit.NewFactory(gpufit.NewState(gpufit.Options{ResourceSlices: func() bool { return true }})),
 		}))
 	if err != nil {
 		b.Fatal(err)

@@ -30,6 +30,9 @@ func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, 
 	if c.request.Empty() {
 		return nil
 	}
+	if c.plannedOn != "" {
+		return pl.reservePlanned(c, pod, nodeName)
+	}
 	nodeInfo, err := pl.handle.SnapshotSharedLister().NodeInfos().Get(nodeName)
 	if err != nil {
 		return fwk.AsStatus(err)
@@ -39,11 +42,27 @@ func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, 
 		err = pl.shared.cache.Assume(nodeName, cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a))
 	}
 	if err != nil {
-		// The node changed since Filter: not a verdict on the pod, so an error, which is tried again after a backoff.
-		metrics.Rejected(fit.AssignmentConflict)
-		return fwk.AsStatus(fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err))
+		return conflict(err)
 	}
 	c.assignment = a
+	return nil
+}
+
+// conflict says that the node changed since Filter: not a verdict on the pod, so an error, which is tried again after a
+// backoff.
+func conflict(err error) *fwk.Status {
+	metrics.Rejected(fit.AssignmentConflict)
+	return fwk.AsStatus(fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err))
+}
+
+// reservePlanned gives the pod what is planned for it, and nothing else: it holds that already, unless the plan has ended
+// since PreFilter.
+func (pl *Plugin) reservePlanned(c *cycle, pod *v1.Pod, nodeName string) *fwk.Status {
+	on, held, planned, _ := pl.shared.cache.Holding(string(pod.UID))
+	if !planned || on != nodeName || !held.Equal(c.planned) {
+		return conflict(fmt.Errorf("what was planned for the pod on node %s is planned no more", c.plannedOn))
+	}
+	c.assignment = held.Assignment
 	return nil
 }
 
@@ -59,7 +78,7 @@ func (pl *Plugin) assign(c *cycle, pod *v1.Pod, nodeInfo fwk.NodeInfo) (gpu.Assi
 			continue
 		}
 		if _, there := n.Pod(string(p.UID)); !there {
-			crowded = withNominated(crowded, p)
+			crowded = WithNominated(crowded, p)
 		}
 	}
 	if crowded != n {
@@ -70,7 +89,8 @@ func (pl *Plugin) assign(c *cycle, pod *v1.Pod, nodeInfo fwk.NodeInfo) (gpu.Assi
 	return fit.Assign(n, c.request, c.cpu(nodeInfo), c.memo.Strategy())
 }
 
-// Unreserve implements fwk.ReservePlugin. A pod whose binding may have succeeded keeps its GPUs until that is known.
+// Unreserve implements fwk.ReservePlugin. A pod whose binding may have succeeded keeps its GPUs until that is known, and one
+// that is planned until the plan ends.
 func (pl *Plugin) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) {
 	pl.shared.cache.Release(string(pod.UID))
 }

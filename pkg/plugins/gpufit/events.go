@@ -45,7 +45,7 @@ func (pl *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint,
 }
 
 func (pl *Plugin) isSchedulableAfterPodDeleted(_ klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
-	pl.shared.tracker.Refresh(oldObj)
+	pl.shared.Refresh(oldObj)
 	deleted, ok := oldObj.(*v1.Pod)
 	if !ok {
 		return fwk.Queue, nil // a tombstone: something is gone
@@ -57,7 +57,7 @@ func (pl *Plugin) isSchedulableAfterPodDeleted(_ klog.Logger, pod *v1.Pod, oldOb
 }
 
 func (pl *Plugin) isSchedulableAfterNodeChange(_ klog.Logger, pod *v1.Pod, _, newObj any) (fwk.QueueingHint, error) {
-	pl.shared.tracker.Refresh(newObj)
+	pl.shared.Refresh(newObj)
 	node, ok := newObj.(*v1.Node)
 	if !ok {
 		return fwk.Queue, nil
@@ -69,14 +69,14 @@ func (pl *Plugin) isSchedulableAfterResourceSliceChange(_ klog.Logger, pod *v1.P
 	slice, ok := newObj.(*resourceapi.ResourceSlice)
 	if !ok {
 		if slice, ok = oldObj.(*resourceapi.ResourceSlice); !ok {
-			pl.shared.tracker.Refresh(oldObj)
+			pl.shared.Refresh(oldObj)
 			return fwk.Queue, nil // a tombstone: something is gone
 		}
 	}
 	if slice.Spec.Driver != inventory.Driver || slice.Spec.NodeName == nil {
 		return fwk.QueueSkip, nil // not GPUs of ours
 	}
-	pl.shared.tracker.Refresh(slice)
+	pl.shared.Refresh(slice)
 	return pl.fitsNow(pod, *slice.Spec.NodeName), nil
 }
 

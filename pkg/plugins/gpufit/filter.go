@@ -16,6 +16,9 @@ import (
 
 // PreFilter implements fwk.PreFilterPlugin.
 func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+	if AsksOthers(state) {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
 	if err := pl.ready(ctx, pod); err != nil {
 		return nil, fwk.AsStatus(err)
 	}
@@ -35,13 +38,24 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	if request.Empty() {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
+	pl.readPlan(c, pod)
 	return nil, nil
+}
+
+// readPlan takes what is planned for the pod out of the node where it is planned: there the pod fits, for it is what takes
+// the room.
+func (pl *Plugin) readPlan(c *cycle, pod *v1.Pod) {
+	name, held, planned, _ := pl.shared.cache.Holding(string(pod.UID))
+	if n := pl.snapshot.Node(name); planned && n != nil {
+		c.plannedOn, c.planned = name, held
+		c.setNode(n.Without(string(pod.UID)))
+	}
 }
 
 // ready waits for the cache to be complete, lets go of what no longer counts, and refuses a pod of which nobody knows
 // whether it is bound.
 func (pl *Plugin) ready(ctx context.Context, pod *v1.Pod) error {
-	if err := pl.shared.wait(ctx); err != nil {
+	if err := pl.shared.Wait(ctx); err != nil {
 		return err
 	}
 	pl.seed.Do(func() { pl.learner.seed(pl.shared.pods(), pod.Spec.SchedulerName) })
@@ -81,16 +95,19 @@ func (pl *Plugin) AddPod(_ context.Context, state fwk.CycleState, _ *v1.Pod, toA
 		return nil
 	}
 	n := c.node(pl.snapshot, name)
+	if _, there := n.Pod(string(pod.UID)); there {
+		return nil // a nominated pod that is planned there holds its GPUs already
+	}
 	if held, ok := before.Pod(string(pod.UID)); ok {
 		c.setNode(n.With(held))
 	} else {
-		c.setNode(withNominated(n, pod))
+		c.setNode(WithNominated(n, pod))
 	}
 	return nil
 }
 
-// withNominated is the node as it would be with the pod on it, the node itself when it cannot take the pod.
-func withNominated(n *cluster.Node, pod *v1.Pod) *cluster.Node {
+// WithNominated is the node as it would be with the pod on it, the node itself when it cannot take the pod.
+func WithNominated(n *cluster.Node, pod *v1.Pod) *cluster.Node {
 	r, err := podspec.Request(pod)
 	if err != nil || r.Empty() {
 		return n

@@ -167,7 +167,7 @@ func TestFilterGivesEveryNodeAStatusOfItsOwn(t *testing.T) {
 	f, err := schedulertesting.NewFramework(t.Context(), []schedulertesting.RegisterPluginFunc{
 		schedulertesting.RegisterQueueSortPlugin(queuesort.Name, queuesort.New),
 		schedulertesting.RegisterBindPlugin(defaultbinder.Name, defaultbinder.New),
-		schedulertesting.RegisterPluginAsExtensions(Name, NewFactory(Options{}), "PreFilter", "Filter"),
+		schedulertesting.RegisterPluginAsExtensions(Name, NewFactory(NewState(Options{})), "PreFilter", "Filter"),
 	}, "weft", frameworkruntime.WithInformerFactory(r.factory), frameworkruntime.WithClientSet(r.client),
 		frameworkruntime.WithSnapshotSharedLister(handle{rig: r}.SnapshotSharedLister()))
 	if err != nil {

@@ -18,7 +18,8 @@ type learner struct {
 
 	mu     sync.Mutex
 	recent *fit.Recent
-	memo   *fit.Memo
+	rates  fit.Strategy
+	memo   *fit.Memo // of rates
 }
 
 func newLearner(args *config.GPUFitArgs) *learner {
@@ -32,6 +33,13 @@ func (l *learner) current() *fit.Memo {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.memo
+}
+
+// currentStrategy is the strategy as of now.
+func (l *learner) currentStrategy() fit.Strategy {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rates
 }
 
 // observe counts a request.
@@ -51,7 +59,7 @@ func (l *learner) refresh() {
 	if err != nil {
 		s = fit.BestFit{} // validated arguments name a strategy; if not, any is better than none
 	}
-	l.memo = fit.NewMemo(s)
+	l.rates, l.memo = s, fit.NewMemo(s)
 }
 
 // seed counts the pods that were scheduled, or tried, before this process started, oldest first: those that ask for GPUs,

@@ -17,34 +17,26 @@ import (
 // Name is the plugin's name in a KubeSchedulerConfiguration.
 const Name = "GPUFit"
 
-// Options are what the plugin cannot know by itself.
-type Options struct {
-	// ResourceSlices says whether the API server serves resource.k8s.io/v1, asked when the first plugin is made. An
-	// informer of an API that is not served would never sync.
-	ResourceSlices func() bool
-}
-
-// NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share one cache.
-func NewFactory(opts Options) frameworkruntime.PluginFactory {
-	s := &shared{options: opts}
+// NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the state.
+func NewFactory(s *State) frameworkruntime.PluginFactory {
 	return func(_ context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
 		args, err := scheme.GPUFitArgs(obj)
 		if err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", Name, err)
 		}
-		if err := s.init(handle); err != nil {
+		if err := s.Join(handle); err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", Name, err)
 		}
-		return &Plugin{
-			handle: handle, shared: s, snapshot: cluster.NewSnapshot(), learner: newLearner(args), now: time.Now,
-		}, nil
+		l := newLearner(args)
+		s.learn(handle.ProfileName(), l)
+		return &Plugin{handle: handle, shared: s, snapshot: cluster.NewSnapshot(), learner: l, now: time.Now}, nil
 	}
 }
 
 // Plugin implements GPUFit for one profile.
 type Plugin struct {
 	handle  fwk.Handle
-	shared  *shared
+	shared  *State
 	learner *learner
 	seed    sync.Once // learns from what was there before the first cycle
 	now     func() time.Time

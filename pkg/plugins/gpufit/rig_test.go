@@ -52,6 +52,7 @@ type handle struct {
 
 func (h handle) ClientSet() kubernetes.Interface                        { return h.rig.api }
 func (h handle) SharedInformerFactory() informers.SharedInformerFactory { return h.rig.factory }
+func (h handle) ProfileName() string                                    { return "weft" }
 func (h handle) NominatedPodsForNode(node string) []fwk.PodInfo         { return h.rig.nominated[node] }
 
 func (h handle) Activate(_ klog.Logger, pods map[string]*v1.Pod) {
@@ -74,7 +75,7 @@ func newRig(t *testing.T, args string) *rig {
 		t: t, client: client, api: client, factory: informers.NewSharedInformerFactory(client, 0),
 		nominated: map[string][]fwk.PodInfo{}, nodes: map[string]*v1.Node{}, now: time.Unix(1_000_000, 0),
 	}
-	factory := NewFactory(Options{ResourceSlices: func() bool { return true }})
+	factory := NewFactory(NewState(Options{ResourceSlices: func() bool { return true }}))
 	r.create = func(obj runtime.Object) (fwk.Plugin, error) { return factory(t.Context(), obj, handle{rig: r}) }
 	r.pl = r.profile(args)
 	r.pl.shared.synced.Store(true)

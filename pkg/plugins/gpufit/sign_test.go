@@ -1,7 +1,6 @@
 package gpufit
 
 import (
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,10 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	fwk "k8s.io/kube-scheduler/framework"
 	schedulerapi "k8s.io/kubernetes/pkg/scheduler/apis/config"
-	schedulerscheme "k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
-	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
-	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
-	schedulermetrics "k8s.io/kubernetes/pkg/scheduler/metrics"
 
 	"weft.sh/weft/pkg/podspec"
 )
@@ -107,40 +102,6 @@ func TestInvalidPodsAreNotSigned(t *testing.T) {
 		if fragments != nil || !status.IsRejected() || status.Message() == "" {
 			t.Errorf("%s: %v, %v %q", name, fragments, status.Code(), status.Message())
 		}
-	}
-}
-
-// TestAProfileWithGPUFitStillBatches: one plugin that cannot sign would end batching for the profile that is shipped.
-func TestAProfileWithGPUFitStillBatches(t *testing.T) {
-	schedulermetrics.Register()
-	r := newRig(t, "{}")
-	text, err := os.ReadFile("../../../manifests/scheduler/config.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	obj, _, err := schedulerscheme.Codecs.UniversalDecoder().Decode(text, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := obj.(*schedulerapi.KubeSchedulerConfiguration).Profiles[0]
-	registry := plugins.NewInTreeRegistry()
-	registry[Name] = NewFactory(Options{})
-	f, err := frameworkruntime.NewFramework(t.Context(), registry, &p, frameworkruntime.WithInformerFactory(r.factory),
-		frameworkruntime.WithClientSet(r.client), frameworkruntime.WithSnapshotSharedLister(handle{rig: r}.SnapshotSharedLister()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	one, two := f.SignPod(t.Context(), pod("p", whole(1))), f.SignPod(t.Context(), pod("q", whole(1)))
-	if len(one) == 0 || string(one) != string(two) {
-		t.Errorf("equal pods sign %q and %q", one, two)
-	}
-	// Beside the limit nothing tells these two apart but the annotation, which only GPUFit reads.
-	floor := f.SignPod(t.Context(), pod("r", whole(1), annotate(podspec.AnnotationGPUMemory, "1Gi")))
-	if len(floor) == 0 || string(floor) == string(one) {
-		t.Errorf("a pod with a floor signs %q", floor)
-	}
-	if bad := f.SignPod(t.Context(), pod("s", percent(0))); bad != nil {
-		t.Errorf("an invalid pod signs %q", bad)
 	}
 }
 

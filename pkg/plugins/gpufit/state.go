@@ -20,6 +20,9 @@ type cycle struct {
 	milliCPU int64
 	memo     *fit.ShapeMemo
 
+	// planned is what the pod's gang has planned for it on node plannedOn, empty for none.
+	plannedOn string
+	planned   cluster.Pod
 	// overlay are nodes as they would be with pods added or removed, for preemption and nominated pods.
 	overlay map[string]*cluster.Node
 	// assignment is what Reserve chose.

@@ -1,0 +1,188 @@
+package gang
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/plugins/gpufit"
+)
+
+const stateKey fwk.StateKey = Name
+
+// pin is what a cycle of a planned member knows: its node.
+type pin struct{ node string }
+
+// Clone implements fwk.StateData. A pin never changes.
+func (p *pin) Clone() fwk.StateData { return p }
+
+func logger() klog.Logger { return klog.Background().WithName(Name) }
+
+// PreFilter implements fwk.PreFilterPlugin: the first member's turn plans the whole gang; each member is pinned to its place.
+func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+	if gpufit.AsksOthers(state) {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	pl.gangs.book.tidy(pl.now())
+	k, ok := memberOf(pod)
+	if !ok {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	if err := pl.gangs.wait(ctx); err != nil {
+		return nil, fwk.AsStatus(err)
+	}
+	node, planned := pl.gangs.book.placeOf(k, pod.UID)
+	if !planned {
+		var status *fwk.Status
+		if node, status = pl.place(ctx, k, pod, nodes); !status.IsSuccess() {
+			return nil, status
+		}
+	}
+	state.Write(stateKey, &pin{node})
+	return &fwk.PreFilterResult{NodeNames: sets.New(node)}, nil
+}
+
+// PreFilterExtensions implements fwk.PreFilterPlugin.
+func (pl *Plugin) PreFilterExtensions() fwk.PreFilterExtensions { return nil }
+
+// place plans the gang of a member without a place, and returns the member's node.
+func (pl *Plugin) place(ctx context.Context, k gang.Key, pod *v1.Pod, nodes []fwk.NodeInfo) (string, *fwk.Status) {
+	if size, busy := pl.gangs.book.waitFor(k, pod); busy {
+		return "", withoutPlace(k, size)
+	}
+	if status := pl.gangs.queue.tell(k, pod); status != nil {
+		return "", status
+	}
+	if wait := pl.gangs.book.paused(k, pl.now()); wait > 0 {
+		return "", fwk.AsStatus(fmt.Errorf("%w; it is planned again in %v", errUndone, wait.Round(time.Millisecond)))
+	}
+	in, r := pl.inspect(k)
+	if !r.OK() {
+		// It changed since PreEnqueue, which will hold the pod back: an error, so that no autoscaler acts on it.
+		return "", fwk.AsStatus(errors.New(r.Message()))
+	}
+	start := time.Now()
+	node, refused, err := pl.plan(ctx, in, pod, nodes)
+	metrics.GangPlanned(time.Since(start))
+	switch {
+	case errors.Is(err, errWithoutPlace):
+		metrics.GangAttempt(metrics.GangWasPlanned)
+		size, _ := pl.gangs.book.waitFor(k, pod)
+		return "", withoutPlace(k, size)
+	case err != nil:
+		metrics.GangAttempt(metrics.GangErred)
+		return "", fwk.AsStatus(err)
+	case refused != nil:
+		metrics.GangAttempt(metrics.GangWasRefused)
+		metrics.Rejected(refused.reason)
+		pl.gangs.activate(pl.gangs.queue.refuse(k, refused))
+		return "", refused.status()
+	}
+	metrics.GangAttempt(metrics.GangWasPlanned)
+	return node, nil
+}
+
+// errWithoutPlace says that there is a plan and that it has no place for the pod whose turn it is.
+var errWithoutPlace = errors.New("the gang starts without the pod")
+
+// withoutPlace is the status of a member that its gang can do without. It is tried when the others are on their way.
+func withoutPlace(k gang.Key, size int) *fwk.Status {
+	return fwk.NewStatus(fwk.Unschedulable, fit.Rejection{
+		Reason: fit.InsufficientGangCapacity, Detail: fmt.Sprintf("%s starts with %d members, without this one", k, size),
+	}.Message())
+}
+
+// Filter implements fwk.FilterPlugin: a planned member passes on its node only. The framework tries a nominated node, and one
+// that batching suggests, whatever PreFilter said.
+func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
+	data, err := state.Read(stateKey)
+	if err != nil {
+		return fwk.AsStatus(errors.New("Gang: PreFilter has not run in this cycle; enable the plugin at all its extension points"))
+	}
+	if data.(*pin).node == nodeInfo.Node().Name {
+		return nil
+	}
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{Reason: fit.PlannedElsewhere}.Message())
+}
+
+// PostFilter implements fwk.PostFilterPlugin. Preemption for one member alone would evict pods for a gang that may still have
+// no room, so no other plugin gets to it. A member that was refused on the node that is planned for it ends the plan.
+func (pl *Plugin) PostFilter(_ context.Context, _ fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
+	k, ok := memberOf(pod)
+	if !ok {
+		return nil, fwk.NewStatus(fwk.Unschedulable)
+	}
+	if node, planned := pl.gangs.book.placeOf(k, pod.UID); planned {
+		why := statuses.Get(node).Message()
+		if pl.gangs.book.refused(k, pod.UID, why, pl.now()) {
+			// The pod's own plugin may wait for an event that another place does not need.
+			pl.gangs.activate([]*v1.Pod{pod})
+		}
+	}
+	return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable)
+}
+
+// Reserve implements fwk.ReservePlugin.
+func (pl *Plugin) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+	k, ok := memberOf(pod)
+	if !ok {
+		return nil
+	}
+	if node, planned := pl.gangs.book.placeOf(k, pod.UID); !planned || node != nodeName {
+		return fwk.AsStatus(fmt.Errorf("node %s for %s/%s: %w", nodeName, pod.Namespace, pod.Name, errUndone))
+	}
+	return nil
+}
+
+// Unreserve implements fwk.ReservePlugin.
+func (pl *Plugin) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) {
+	if k, ok := memberOf(pod); ok {
+		pl.gangs.book.leave(k, pod.UID, int(pl.args.BindRetries), pl.now())
+	}
+}
+
+// Permit implements fwk.PermitPlugin: members wait for the last one, which releases them all.
+func (pl *Plugin) Permit(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) (*fwk.Status, time.Duration) {
+	k, ok := memberOf(pod)
+	if !ok {
+		return nil, 0
+	}
+	wait, rest, err := pl.gangs.book.arrive(k, pod.UID, nodeName, pl.now())
+	switch {
+	case err != nil:
+		return fwk.AsStatus(err), 0
+	case wait:
+		return fwk.NewStatus(fwk.Wait), pl.patience(pl.gangs.book.size(k))
+	}
+	pl.gangs.activate(rest)
+	return nil, 0
+}
+
+// patience is how long a plan for so many members may take until all are at Permit.
+func (pl *Plugin) patience(members int) time.Duration {
+	return time.Duration(pl.args.PermitTimeoutSeconds)*time.Second + time.Duration(members)*20*time.Millisecond
+}
+
+// PostBind implements fwk.PostBindPlugin.
+func (pl *Plugin) PostBind(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) {
+	if k, ok := memberOf(pod); ok {
+		pl.gangs.book.bound(k, pod.UID)
+	}
+}
+
+// SignPod implements fwk.SignPlugin: the result of a member's cycle is for no other pod, and other pods may share theirs.
+func (pl *Plugin) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragment, *fwk.Status) {
+	if _, ok := memberOf(pod); ok {
+		return nil, fwk.NewStatus(fwk.Unschedulable, "members of gangs are placed by plan")
+	}
+	return nil, nil
+}

@@ -1,0 +1,69 @@
+// Package gang is the scheduler plugin Gang: pods of one PodGroup start together or not at all. The whole gang is planned when
+// the first member's turn comes, reserved at once, and bound when every member has passed its own cycle.
+//
+//	QueueSort     members of a gang stand together, by the age of their PodGroup
+//	PreEnqueue    holds members back, without a condition, until the gang can be planned: its PodGroup is there and valid, and
+//	              enough members exist
+//	PreFilter     plans the gang (gang.Plan) and reserves it; pins each member to its place
+//	Filter        a member passes on its place only
+//	PostFilter    a member that was refused there ends the plan; keeps preemption for single members away
+//	Reserve       checks that the place is still the member's
+//	Permit        the last member releases all
+//	Unreserve     before the release it ends the plan; after it, the member is tried again on the same place
+//	PostBind      the member needs its place no more
+//	SignPod       members are never batched; other pods are
+//
+// The plan itself is package gang's; which GPUs a member gets goes through the cache that plugin GPUFit decides on, in which
+// all members hold theirs from the moment of the plan (see state Planned in package cache). CPU and the rest of a place are kept
+// by nominating the member in the scheduler's memory, which in-tree plugins respect for pods of no higher priority. Nothing is
+// written to the API before the bindings.
+//
+// # The life of a plan
+//
+//	                 PreFilter of any member
+//	                 gang.Plan, other plugins asked
+//	    (no plan) -----------------------------------> Reserved: every member holds its GPUs and is nominated
+//	     ^  ^   |                                        |       |
+//	     |  |   | no room: all members are told          |       | each member's cycle: pinned, Reserve, waits at Permit
+//	     |  |   v the same, one of them leads            |       v
+//	     |  | Refused                                    |    the last member is at Permit, or the minimum runs already
+//	     |  +---- an event for the leader                |       |
+//	     |                                               |       v
+//	     +-----------------------------------------------+    Released: all are bound; one whose bind fails keeps its place for
+//	       a member is gone, refused or not in time;             |      bindRetries more attempts and is then given up
+//	       the PodGroup changed: everything is given             |
+//	       back, members that wait are tried again               v
+//	                                                          (no plan), when the API server shows all of them bound
+//
+// Invariant: before the release no member is bound; so a gang is bound whole or not at all, but for binds that the API server
+// refuses for good. Those that then fall below the minimum are the controller's to evict, which works without a scheduler.
+//
+// Nothing of this is stored. After a restart the bound members are found by the tracker, and a plan is made for those that are
+// missing.
+//
+// # Other plugins
+//
+// A plan must please every other plugin of the profile. Their PreFilter and Filter are run for one member of each distinct
+// shape, on the nodes that have the GPUs, in a cycle of its own that Gang and GPUFit skip; NodeResourcesFit too, because the
+// problem counts what is free for all members together. Where a member's place may depend on another's (affinity, spreading, host
+// ports, volumes), the plan is checked once more, member by member with those before it in place, and made anew with tighter
+// limits when it does not hold. What is left (labels that select one member alone, a change between the plan and the member's
+// cycle) shows in the member's own Filter and ends the plan; the node is then left out for that member for a minute.
+//
+// # What brings back a gang that was refused
+//
+// An event on a node that can take a member brings back the leader alone, after its backoff; with a plan it activates the
+// others. See EventsToRegister. A plan that was undone keeps its gang from planning for half a second, and twice as long each
+// time that follows, up to ten.
+//
+// # PodGroups of scheduling.k8s.io
+//
+// They are the framework's (its gate GenericWorkload). Where that is off PreEnqueue holds their pods back: they would be
+// scheduled one by one.
+//
+// # Concurrency
+//
+// PreFilter to Permit run one at a time; Unreserve and PostBind on the goroutines of bindings, the tracker's calls on those of
+// informers, and PreEnqueue, Less and the queueing hints under the scheduling queue's lock. See the types queue and book, which
+// have a lock each for that reason.
+package gang

@@ -1,0 +1,261 @@
+package gang
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/plugins/gpufit"
+)
+
+// maxReplans bounds how often a plan that other plugins refuse is made again.
+const maxReplans = 8
+
+// plan places the members of the gang that have no place, and reserves all of it. node is where the pod goes, whose turn it is;
+// refused says why there is no plan. An error is neither: something changed meanwhile.
+func (pl *Plugin) plan(ctx context.Context, in inspection, pod *v1.Pod, nodes []fwk.NodeInfo) (node string, refused *refusal, err error) {
+	pl.gangs.gpus.Cache().Snapshot(pl.snapshot)
+	q, refused, err := pl.ask(ctx, in, nodes)
+	if err != nil {
+		return "", nil, err
+	}
+	var res *gang.Result
+	if refused == nil {
+		res, refused, err = q.answer(ctx)
+	}
+	if refused != nil {
+		refused.leader = pod.UID
+	}
+	if err != nil || refused != nil {
+		return "", refused, err
+	}
+	p := q.planOf(res)
+	own := p.places[pod.UID]
+	if err := pl.gangs.book.open(p, pod.UID); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err)
+	}
+	pl.gangs.queue.accept(in.spec.Key)
+	metrics.GangDomains(domainsOf(q.Levels, res))
+	tell(pl.handle, in.spec, v1.EventTypeNormal, "Planned", "places for %d members %s", p.size, p.where)
+	pl.gangs.activate(p.others(pod.UID))
+	if own == nil {
+		return "", nil, errWithoutPlace
+	}
+	return own.node, nil, nil
+}
+
+// answer plans, and asks the other plugins about the plan as a whole where a member's place can depend on another's.
+func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
+	var refusedBy *fwk.Status
+	for range maxReplans {
+		res, r := gang.Plan(&q.Problem)
+		if !r.OK() {
+			return nil, q.noRoom(r, refusedBy), nil
+		}
+		at, status := q.verify(ctx, res)
+		if status.IsSuccess() {
+			return res, nil, nil
+		}
+		if !status.IsRejected() {
+			return nil, nil, status.AsError()
+		}
+		refusedBy = status
+		q.tighten(ctx, res, at)
+	}
+	return nil, q.refusal(fwk.Unschedulable, fit.InsufficientGangCapacity, fit.Rejection{
+		Reason: fit.InsufficientGangCapacity, Detail: "each plan was refused: " + refusedBy.Message(),
+	}.Message()), nil
+}
+
+// noRoom is the planner's rejection, with what other plugins said.
+func (q *question) noRoom(r fit.Rejection, last *fwk.Status) *refusal {
+	if said := q.saidByOthers(); said != "" {
+		r.Detail = strings.TrimPrefix(r.Detail+"; nodes with GPUs are refused: "+said, "; ")
+	}
+	if last != nil {
+		r.Detail = strings.TrimPrefix(r.Detail+"; members beside each other are refused: "+last.Message(), "; ")
+	}
+	return q.refusal(fwk.Unschedulable, r.Reason, r.Message())
+}
+
+// askOthers runs the PreFilter of all plugins but ours for the pod. names is nil where they do not narrow the nodes down.
+func (pl *Plugin) askOthers(ctx context.Context, pod *v1.Pod) (fwk.CycleState, sets.Set[string], *fwk.Status) {
+	state := framework.NewCycleState()
+	gpufit.AskOthers(state)
+	result, status, _ := pl.others.RunPreFilterPlugins(ctx, state, pod)
+	if !status.IsSuccess() {
+		return nil, nil, status
+	}
+	// What is free is counted exactly in the problem, for all members together.
+	state.SetSkipFilterPlugins(state.GetSkipFilterPlugins().Union(sets.New(names.NodeResourcesFit)))
+	if result.AllNodes() {
+		return state, nil, nil
+	}
+	return state, result.NodeNames, nil
+}
+
+// verify asks the other plugins about each placement with those before it in place. It returns the first that they refuse.
+// Where no shape is wide, each placement was asked about already.
+func (q *question) verify(ctx context.Context, res *gang.Result) (at gang.Placement, status *fwk.Status) {
+	if !q.wide() {
+		return at, nil
+	}
+	infos := map[int]fwk.NodeInfo{}
+	states := make([]fwk.CycleState, len(q.states))
+	for i, s := range q.states {
+		states[i] = s.Clone()
+	}
+	for _, at = range res.Placements {
+		if infos[at.Node] == nil {
+			infos[at.Node] = q.infos[at.Node].Snapshot()
+		}
+		shape, info, pod := q.Members[at.Member].Shape, infos[at.Node], q.pods[at.Member]
+		if status := q.pl.handle.RunFilterPlugins(ctx, states[shape], pod, info); !status.IsSuccess() {
+			return at, status
+		}
+		if status := q.add(ctx, states, pod, info); !status.IsSuccess() {
+			return at, status
+		}
+	}
+	return at, nil
+}
+
+func (q *question) wide() bool {
+	for _, s := range q.shapes {
+		if s.wide {
+			return true
+		}
+	}
+	return false
+}
+
+// add puts the pod on the node, for all states.
+func (q *question) add(ctx context.Context, states []fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) *fwk.Status {
+	there := pod.DeepCopy()
+	there.Spec.NodeName = info.Node().Name
+	added, err := framework.NewPodInfo(there)
+	if err != nil {
+		return fwk.AsStatus(err)
+	}
+	info.AddPodInfo(added)
+	for i, state := range states {
+		if status := q.pl.handle.RunPreFilterExtensionAddPod(ctx, state, q.shapes[i].pod, added, info); !status.IsSuccess() {
+			return status
+		}
+	}
+	return nil
+}
+
+// tighten makes the next plan another one: the node where the placement was refused takes no more members of the shape than
+// stood before it, and where nothing limited the shape yet, every node is asked how many it takes.
+func (q *question) tighten(ctx context.Context, res *gang.Result, at gang.Placement) {
+	shape := q.Members[at.Member].Shape
+	before := 0
+	for _, p := range res.Placements {
+		if p.Member == at.Member {
+			break
+		}
+		if p.Node == at.Node && q.Members[p.Member].Shape == shape {
+			before++
+		}
+	}
+	q.Nodes[at.Node].Limit[shape] = before
+	q.pl.handle.Parallelizer().Until(ctx, len(q.Nodes), func(i int) {
+		if q.Nodes[i].Limit[shape] == gang.NoLimit {
+			q.Nodes[i].Limit[shape] = q.most(ctx, i, shape)
+		}
+	}, "Gang")
+}
+
+// most is how many members of the shape the other plugins let on the node by itself: [gang.NoLimit] when as many as there are.
+func (q *question) most(ctx context.Context, node, shape int) int {
+	info, states := q.infos[node].Snapshot(), make([]fwk.CycleState, len(q.states))
+	for i, s := range q.states {
+		states[i] = s.Clone()
+	}
+	n := 0
+	for i, m := range q.Members {
+		if m.Shape != shape || m.Node != "" {
+			continue
+		}
+		if status := q.pl.handle.RunFilterPlugins(ctx, states[shape], q.pods[i], info); !status.IsSuccess() {
+			return n
+		}
+		if status := q.add(ctx, states, q.pods[i], info); !status.IsSuccess() {
+			return n
+		}
+		n++
+	}
+	return gang.NoLimit
+}
+
+// planOf is the plan to carry out.
+func (q *question) planOf(res *gang.Result) *plan {
+	p := &plan{
+		key: q.in.spec.Key, spec: q.in.spec, handle: q.pl.handle, places: make(map[types.UID]*place, len(res.Placements)),
+		rest: map[types.UID]*v1.Pod{}, size: len(res.Placements), where: where(q.Levels, res), deadline: q.pl.now().Add(q.pl.patience(len(res.Placements))),
+	}
+	for _, at := range res.Placements {
+		pod := q.pods[at.Member]
+		p.places[pod.UID] = &place{pod: pod, node: q.Nodes[at.Node].Name, assignment: at.Assignment}
+		if t := pod.CreationTimestamp.Time; t.After(p.complete) {
+			p.complete = t
+		}
+	}
+	// With the minimum in place, those above it need not wait for each other.
+	in := 0
+	for _, m := range q.Members {
+		if m.Node != "" {
+			in++
+		}
+	}
+	p.released = in >= q.Min
+	return p
+}
+
+// others are the members of the plan but the one.
+func (p *plan) others(uid types.UID) []*v1.Pod {
+	out := make([]*v1.Pod, 0, len(p.places))
+	for other, pl := range p.places {
+		if other != uid {
+			out = append(out, pl.pod)
+		}
+	}
+	return out
+}
+
+// where is the part of the topology that a plan uses, for people.
+func where(levels []string, res *gang.Result) string {
+	if res.Level != "" {
+		return fmt.Sprintf("in %s %s", res.Level, res.Domain)
+	}
+	var parts []string
+	for level, n := range domainsOf(levels, res) {
+		parts = append(parts, fmt.Sprintf("%d of %s", n, level))
+	}
+	if len(parts) == 0 {
+		return "anywhere"
+	}
+	return "in domains: " + strings.Join(parts, ", ")
+}
+
+// domainsOf is how many domains the plan uses at each level.
+func domainsOf(levels []string, res *gang.Result) func(yield func(string, int) bool) {
+	return func(yield func(string, int) bool) {
+		for i, level := range levels {
+			if i < len(res.Domains) && !yield(level, res.Domains[i]) {
+				return
+			}
+		}
+	}
+}

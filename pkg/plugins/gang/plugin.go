@@ -1,0 +1,83 @@
+package gang
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	fwk "k8s.io/kube-scheduler/framework"
+	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
+
+	"weft.sh/weft/pkg/apis/config"
+	"weft.sh/weft/pkg/apis/config/scheme"
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/plugins/gpufit"
+)
+
+// Name is the plugin's name in a KubeSchedulerConfiguration.
+const Name = "Gang"
+
+// Options are what the plugin cannot know by itself.
+type Options struct {
+	// State is the state of the process's GPUs, which plugin GPUFit has too. Required.
+	State *gpufit.State
+	// Native says whether the scheduler handles PodGroups of scheduling.k8s.io itself (its gate GenericWorkload), asked when the
+	// first plugin is made.
+	Native func() bool
+}
+
+// NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the plans.
+func NewFactory(opts Options) frameworkruntime.PluginFactory {
+	g := newGangs(opts)
+	return func(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
+		args, err := scheme.GangArgs(obj)
+		if err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", Name, err)
+		}
+		others, ok := handle.(others)
+		if !ok {
+			return nil, fmt.Errorf("plugin %s: the framework is a %T, want one that runs PreFilter plugins", Name, handle)
+		}
+		pl := &Plugin{handle: handle, others: others, args: args, gangs: g, snapshot: cluster.NewSnapshot(), now: time.Now}
+		if err := g.join(ctx, pl); err != nil {
+			return nil, fmt.Errorf("plugin %s: %w", Name, err)
+		}
+		return pl, nil
+	}
+}
+
+// others runs the plugins of the profile, ours among them.
+type others interface {
+	RunPreFilterPlugins(ctx context.Context, state fwk.CycleState, pod *v1.Pod) (*fwk.PreFilterResult, *fwk.Status, sets.Set[string])
+}
+
+// Plugin implements Gang for one profile.
+type Plugin struct {
+	handle fwk.Handle
+	others others
+	args   *config.GangArgs
+	gangs  *gangs
+	now    func() time.Time
+
+	// snapshot is what plans are made on; only PreFilter uses it, and scheduling cycles do not overlap.
+	snapshot *cluster.Snapshot
+}
+
+var (
+	_ fwk.QueueSortPlugin   = (*Plugin)(nil)
+	_ fwk.PreEnqueuePlugin  = (*Plugin)(nil)
+	_ fwk.PreFilterPlugin   = (*Plugin)(nil)
+	_ fwk.FilterPlugin      = (*Plugin)(nil)
+	_ fwk.PostFilterPlugin  = (*Plugin)(nil)
+	_ fwk.ReservePlugin     = (*Plugin)(nil)
+	_ fwk.PermitPlugin      = (*Plugin)(nil)
+	_ fwk.PostBindPlugin    = (*Plugin)(nil)
+	_ fwk.SignPlugin        = (*Plugin)(nil)
+	_ fwk.EnqueueExtensions = (*Plugin)(nil)
+)
+
+// Name implements fwk.Plugin.
+func (*Plugin) Name() string { return Name }

@@ -1,0 +1,282 @@
+package gang
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/plugins/gpufit"
+	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// question is the gang's problem on the snapshot of one cycle, and what it was made of.
+type question struct {
+	pl *Plugin
+	in inspection
+	gang.Problem
+	// pods are the Members, in the same order; priority is that of all.
+	pods     []*v1.Pod
+	priority int32
+	// shapes are the Shapes, in the same order, states the cycles in which the other plugins were asked about each.
+	shapes []*shape
+	states []fwk.CycleState
+	// infos are the Nodes, in the same order.
+	infos []fwk.NodeInfo
+
+	mu sync.Mutex
+	// refused counts the nodes that other plugins refuse, by what they say.
+	refused map[string]int
+}
+
+// ask makes the question. Without an error there may be a refusal: a member that nothing helps.
+func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) (*question, *refusal, error) {
+	q := &question{
+		pl: pl, in: in, pods: in.members, priority: corev1helpers.PodPriority(in.members[0]), refused: map[string]int{},
+		Problem: gang.Problem{
+			Gang: in.spec.Key, Min: max(0, in.need), Topology: in.spec.Topology, Levels: pl.args.TopologyLevels,
+			Strategy: pl.gangs.gpus.Strategy(pl.handle.ProfileName()),
+		},
+	}
+	if r := q.addMembers(needsLabels(pl.handle)); !r.OK() {
+		return nil, q.refusal(fwk.UnschedulableAndUnresolvable, r.Reason, r.Message()), nil
+	}
+	q.addResources()
+	allowed := make([]sets.Set[string], len(q.shapes))
+	for i, s := range q.shapes {
+		state, names, status := pl.askOthers(ctx, s.pod)
+		if status.IsRejected() {
+			message := fmt.Sprintf("%s: %s", s.pod.Name, status.Message())
+			return nil, q.refusal(status.Code(), fit.InsufficientGangCapacity, message), nil
+		}
+		if !status.IsSuccess() {
+			return nil, nil, status.AsError()
+		}
+		q.states = append(q.states, state)
+		allowed[i] = names
+	}
+	q.addNodes(ctx, nodes, allowed)
+	return q, nil, ctx.Err()
+}
+
+// needsLabels reports whether the labels of a pod can decide where it goes though it says nothing about other pods itself.
+func needsLabels(h fwk.Handle) bool {
+	list, err := h.SnapshotSharedLister().NodeInfos().HavePodsWithRequiredAntiAffinityList()
+	return err != nil || len(list) > 0
+}
+
+// addMembers adds the members and their shapes.
+func (q *question) addMembers(labels bool) fit.Rejection {
+	placed := q.pl.gangs.book.placed(q.in.spec.Key)
+	identity := identities(q.pods)
+	index := map[string]int{}
+	for _, p := range q.pods {
+		m := gang.Member{UID: string(p.UID), Name: p.Namespace + "/" + p.Name, Node: q.nodeOf(p, placed)}
+		if m.Node == "" {
+			avoided := q.pl.gangs.book.avoided(p.UID, q.pl.now())
+			key := signature(p, labels || isWide(p), identity)
+			if len(avoided) > 0 {
+				key += "\x00avoid " + string(p.UID)
+			}
+			i, ok := index[key]
+			if !ok {
+				s, err := newShape(p)
+				if err != nil {
+					return fit.Rejection{Reason: fit.InvalidRequest, Detail: fmt.Sprintf("%s: %v", m.Name, err)}
+				}
+				s.avoid = avoided
+				i = len(q.shapes)
+				index[key] = i
+				q.shapes = append(q.shapes, s)
+			}
+			m.Shape = i
+		}
+		q.Members = append(q.Members, m)
+	}
+	return fit.Rejection{}
+}
+
+// nodeOf is where a member is, or will be whatever is planned now; "" for one that has no place.
+func (q *question) nodeOf(p *v1.Pod, placed map[types.UID]string) string {
+	if p.Spec.NodeName != "" {
+		return p.Spec.NodeName
+	}
+	if node := placed[p.UID]; node != "" {
+		return node
+	}
+	// Assumed, or nobody knows whether it is bound.
+	if node, _, planned, ok := q.pl.gangs.gpus.Cache().Holding(string(p.UID)); ok && !planned {
+		return node
+	}
+	return ""
+}
+
+// addResources adds what the shapes ask for.
+func (q *question) addResources() {
+	names := sets.New[v1.ResourceName]()
+	for _, s := range q.shapes {
+		names.Insert(slices.Collect(maps.Keys(s.asks))...)
+	}
+	sorted := slices.Sorted(maps.Keys(names))
+	for _, n := range sorted {
+		q.Resources = append(q.Resources, string(n))
+	}
+	for _, s := range q.shapes {
+		asks := make([]int64, len(sorted))
+		for i, n := range sorted {
+			asks[i] = s.asks[n]
+		}
+		q.Shapes = append(q.Shapes, gang.Shape{
+			Name: s.pod.Namespace + "/" + s.pod.Name, Request: s.request, MilliCPU: podspec.MilliCPU(s.pod), Ask: asks,
+		})
+	}
+}
+
+// addNodes adds the nodes that take a shape, and those where members are.
+func (q *question) addNodes(ctx context.Context, nodes []fwk.NodeInfo, allowed []sets.Set[string]) {
+	members := sets.New[string]()
+	for _, m := range q.Members {
+		members.Insert(m.Node)
+	}
+	found := make([]*gang.Node, len(nodes))
+	q.pl.handle.Parallelizer().Until(ctx, len(nodes), func(i int) {
+		n := q.node(nodes[i])
+		if takes := q.limit(ctx, n, nodes[i], allowed); takes || members.Has(n.Name) {
+			found[i] = n
+		}
+	}, "Gang")
+	order := make([]int, 0, len(nodes))
+	for i, n := range found {
+		if n != nil {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(found[a].Name, found[b].Name) })
+	for _, i := range order {
+		q.Nodes = append(q.Nodes, *found[i])
+		q.infos = append(q.infos, nodes[i])
+	}
+}
+
+// node is the node as the planner sees it, with nothing said yet about which shapes it takes. Pods that were promised the node
+// and go before the gang count as if they were there.
+func (q *question) node(info fwk.NodeInfo) *gang.Node {
+	o := info.Node()
+	n := &gang.Node{
+		Name: o.Name, GPUs: q.pl.snapshot.Node(o.Name), Domains: podgroup.Domains(o.Labels, o.Name, q.Levels),
+		MilliCPU: info.GetAllocatable().GetMilliCPU() - info.GetRequested().GetMilliCPU(),
+		Free:     make([]int64, len(q.Resources)),
+	}
+	for i, name := range q.Resources {
+		n.Free[i] = free(info, v1.ResourceName(name))
+	}
+	for _, nominated := range q.pl.handle.NominatedPodsForNode(o.Name) {
+		p := nominated.GetPod()
+		if k, ok := memberOf(p); ok && k == q.in.spec.Key || corev1helpers.PodPriority(p) < q.priority {
+			continue
+		}
+		asks := asksOf(p)
+		for i, name := range q.Resources {
+			n.Free[i] -= asks[v1.ResourceName(name)]
+		}
+		n.MilliCPU -= asks[v1.ResourceCPU]
+		if n.GPUs != nil {
+			if _, there := n.GPUs.Pod(string(p.UID)); !there {
+				n.GPUs = gpufit.WithNominated(n.GPUs, p)
+			}
+		}
+	}
+	return n
+}
+
+// free is what is left of a resource, as plugin NodeResourcesFit counts it.
+func free(info fwk.NodeInfo, name v1.ResourceName) int64 {
+	all, used := info.GetAllocatable(), info.GetRequested()
+	switch name {
+	case v1.ResourceCPU:
+		return all.GetMilliCPU() - used.GetMilliCPU()
+	case v1.ResourceMemory:
+		return all.GetMemory() - used.GetMemory()
+	case v1.ResourceEphemeralStorage:
+		return all.GetEphemeralStorage() - used.GetEphemeralStorage()
+	case v1.ResourcePods:
+		return int64(all.GetAllowedPodNumber() - len(info.GetPods()))
+	default:
+		return all.GetScalarResources()[name] - used.GetScalarResources()[name]
+	}
+}
+
+// limit says which shapes the node takes, and whether it takes any. The other plugins are asked only where there is room.
+func (q *question) limit(ctx context.Context, n *gang.Node, info fwk.NodeInfo, allowed []sets.Set[string]) (any bool) {
+	n.Limit = make([]int, len(q.shapes))
+	for i, s := range q.shapes {
+		if allowed[i] != nil && !allowed[i].Has(n.Name) || slices.Contains(s.avoid, n.Name) || !q.hasRoom(n, i) {
+			continue
+		}
+		if status := q.pl.handle.RunFilterPlugins(ctx, q.states[i], s.pod, info); !status.IsSuccess() {
+			q.count(status)
+			continue
+		}
+		n.Limit[i] = gang.NoLimit
+		any = true
+	}
+	return any
+}
+
+// hasRoom reports whether the node has room for one member of the shape.
+func (q *question) hasRoom(n *gang.Node, i int) bool {
+	for r, ask := range q.Shapes[i].Ask {
+		if ask > 0 && n.Free[r] < ask {
+			return false
+		}
+	}
+	return fit.Check(n.GPUs, q.Shapes[i].Request) == fit.Fits
+}
+
+func (q *question) count(status *fwk.Status) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, reason := range status.Reasons() {
+		q.refused[reason]++
+	}
+}
+
+// saidByOthers are the most frequent reasons of other plugins, in words; "" when they refused nothing.
+func (q *question) saidByOthers() string {
+	type said struct {
+		reason string
+		nodes  int
+	}
+	var all []said
+	for reason, n := range q.refused {
+		all = append(all, said{reason, n})
+	}
+	slices.SortFunc(all, func(a, b said) int { return cmp.Or(-cmp.Compare(a.nodes, b.nodes), cmp.Compare(a.reason, b.reason)) })
+	var words []string
+	for _, s := range all[:min(3, len(all))] {
+		words = append(words, fmt.Sprintf("%d %s", s.nodes, s.reason))
+	}
+	return strings.Join(words, ", ")
+}
+
+// refusal is the gang's, led by the pod whose turn it is, which the caller knows.
+func (q *question) refusal(code fwk.Code, reason fit.Reason, message string) *refusal {
+	r := &refusal{code: code, reason: reason, message: message, members: uids(q.pl.gangs.tracker.Members(q.in.spec.Key))}
+	for _, s := range q.shapes {
+		r.requests = append(r.requests, s.request)
+		r.wide = r.wide || s.wide
+	}
+	return r
+}

@@ -1,0 +1,151 @@
+package gang
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/plugins/gpufit"
+	"weft.sh/weft/pkg/podgroup"
+)
+
+// gangs is what the plugins of one process have in common: the gangs, and what is planned for them.
+type gangs struct {
+	options Options
+	native  bool
+	gpus    *gpufit.State
+	tracker *podgroup.Tracker
+	synced  atomic.Bool
+
+	mu      sync.Mutex
+	plugins map[string]*Plugin // by profile
+
+	queue queue
+	book  book
+}
+
+func newGangs(opts Options) *gangs {
+	return &gangs{
+		options: opts, gpus: opts.State, plugins: map[string]*Plugin{},
+		queue: newQueue(), book: newBook(opts.State),
+	}
+}
+
+// join adds the plugin of a profile. The first one makes what all share.
+func (g *gangs) join(ctx context.Context, pl *Plugin) error {
+	if err := g.gpus.Join(pl.handle); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.plugins[pl.handle.ProfileName()] = pl
+	if g.tracker != nil {
+		return nil
+	}
+	g.native = g.options.Native != nil && g.options.Native()
+	o := podgroup.TrackerOptions{Pods: pl.handle.SharedInformerFactory()}
+	if cfg := pl.handle.KubeConfig(); cfg != nil {
+		client, err := dynamic.NewForConfig(cfg)
+		if err != nil {
+			return fmt.Errorf("client for PodGroups: %w", err)
+		}
+		o.CRD = client
+	}
+	tracker, err := podgroup.NewTracker(o)
+	if err != nil {
+		return err
+	}
+	g.tracker = tracker
+	metrics.Register()
+	tracker.OnChange(g.changed)
+	tracker.Start(ctx)
+	return nil
+}
+
+// plugin is the one of the profile, nil when there is none.
+func (g *gangs) plugin(profile string) *Plugin {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.plugins[profile]
+}
+
+// wait returns when all pods, PodGroups and GPUs that existed at the start are known: no decision is made before.
+func (g *gangs) wait(ctx context.Context) error {
+	if g.synced.Load() {
+		return nil
+	}
+	if err := g.tracker.WaitForSync(ctx); err != nil {
+		return err
+	}
+	if err := g.gpus.Wait(ctx); err != nil {
+		return err
+	}
+	g.synced.Store(true)
+	return nil
+}
+
+// changed looks again at a gang of which the PodGroup or a pod changed. It is called by informers, without a lock held.
+func (g *gangs) changed(k gang.Key) {
+	members := g.tracker.Members(k)
+	if g.book.has(k) {
+		g.book.changed(k, g.review(k, members))
+	}
+	if len(members) == 0 && len(g.tracker.All(k)) == 0 {
+		g.queue.forget(k)
+		g.book.forget(k)
+		return
+	}
+	g.activate(g.queue.ungate(k, func(p *v1.Pod) bool {
+		pl := g.plugin(p.Spec.SchedulerName)
+		return pl != nil && pl.judge(k).OK()
+	}))
+	g.activate(g.queue.reviewRefusal(k, members))
+}
+
+// review is what the book has to know of a gang that changed.
+func (g *gangs) review(k gang.Key, members []*v1.Pod) review {
+	r := review{members: uids(members), now: time.Now()}
+	if len(members) == 0 {
+		r.err = errors.New("all members are gone")
+	} else if pl := g.plugin(members[0].Spec.SchedulerName); pl != nil {
+		in, why := pl.inspect(k)
+		if r.spec = in.spec; !why.OK() {
+			r.err = errors.New(why.Message())
+		}
+		r.now = pl.now()
+	}
+	return r
+}
+
+// activate has the pods tried at once. No lock of ours may be held that the queue's callbacks take.
+func (g *gangs) activate(pods []*v1.Pod) {
+	byProfile := map[string]map[string]*v1.Pod{}
+	for _, p := range pods {
+		if byProfile[p.Spec.SchedulerName] == nil {
+			byProfile[p.Spec.SchedulerName] = map[string]*v1.Pod{}
+		}
+		byProfile[p.Spec.SchedulerName][p.Namespace+"/"+p.Name] = p
+	}
+	for profile, pods := range byProfile {
+		if pl := g.plugin(profile); pl != nil {
+			pl.handle.Activate(logger(), pods)
+		}
+	}
+}
+
+func uids(pods []*v1.Pod) map[types.UID]*v1.Pod {
+	out := make(map[types.UID]*v1.Pod, len(pods))
+	for _, p := range pods {
+		out[p.UID] = p
+	}
+	return out
+}

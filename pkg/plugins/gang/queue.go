@@ -1,0 +1,224 @@
+package gang
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
+)
+
+// queue is what the callbacks of the scheduling queue need: PreEnqueue, Less and the queueing hints, which run while the
+// scheduling queue is locked. So nothing of the scheduler may be called while mu is held.
+type queue struct {
+	mu sync.RWMutex
+	// created is when the PodGroups were made, of those that a pod was ever admitted for.
+	created map[gang.Key]time.Time
+	// gated are the pods that PreEnqueue holds back.
+	gated map[gang.Key]map[types.UID]*v1.Pod
+	// refusals are the gangs that have no room.
+	refusals map[gang.Key]*refusal
+}
+
+func newQueue() queue {
+	return queue{
+		created: map[gang.Key]time.Time{}, gated: map[gang.Key]map[types.UID]*v1.Pod{}, refusals: map[gang.Key]*refusal{},
+	}
+}
+
+// inspection is a gang as it is now.
+type inspection struct {
+	spec gang.Spec
+	// members are the pods that run or are to run, in rank order; those that somebody else holds back (scheduling gates) are
+	// left out.
+	members []*v1.Pod
+	// need is how many of the members must have a place: Spec.Min less those that have succeeded.
+	need int
+}
+
+// inspect reads the gang, and says why it cannot be planned whatever is free.
+func (pl *Plugin) inspect(k gang.Key) (in inspection, r fit.Rejection) {
+	var err error
+	if in.spec, err = pl.gangs.tracker.Spec(k); err != nil {
+		if errors.Is(err, podgroup.ErrNotFound) {
+			return in, fit.Rejection{Reason: fit.GangNotFound, Detail: k.String()}
+		}
+		return in, fit.Rejection{Reason: fit.InvalidGang, Detail: err.Error()}
+	}
+	for _, level := range []string{in.spec.Required, in.spec.Preferred} {
+		if level != "" && !contains(pl.args.TopologyLevels, level) {
+			return in, fit.Rejection{
+				Reason: fit.UnknownTopology,
+				Detail: fmt.Sprintf("%s names %q, the levels are %s", k, level, strings.Join(pl.args.TopologyLevels, ", ")),
+			}
+		}
+	}
+	for _, p := range pl.gangs.tracker.Members(k) {
+		if p.Spec.NodeName != "" || len(p.Spec.SchedulingGates) == 0 {
+			in.members = append(in.members, p)
+		}
+	}
+	if err := podgroup.Check(in.spec, in.members); err != nil {
+		return in, fit.Rejection{Reason: fit.InvalidGang, Detail: err.Error()}
+	}
+	if in.need = in.spec.Min; len(in.members) >= in.need {
+		return in, fit.Rejection{}
+	}
+	for _, p := range pl.gangs.tracker.All(k) {
+		if p.Status.Phase == v1.PodSucceeded {
+			in.need--
+		}
+	}
+	if len(in.members) < in.need {
+		return in, fit.Rejection{
+			Reason: fit.GangIncomplete, Detail: fmt.Sprintf("%s has %d of at least %d", k, len(in.members), in.need),
+		}
+	}
+	return in, fit.Rejection{}
+}
+
+// judge is whether the gang can be planned at all.
+func (pl *Plugin) judge(k gang.Key) fit.Rejection {
+	_, r := pl.inspect(k)
+	return r
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+// memberOf is the gang of a pod that this plugin plans: of the custom kind. Native ones are the framework's.
+func memberOf(pod *v1.Pod) (gang.Key, bool) {
+	k, ok := podgroup.KeyOf(pod)
+	return k, ok && k.Source == gang.SourceCRD
+}
+
+// PreEnqueue implements fwk.PreEnqueuePlugin: a member waits outside of the queue, without a condition that an autoscaler
+// would act on, until its gang can be planned.
+func (pl *Plugin) PreEnqueue(_ context.Context, pod *v1.Pod) *fwk.Status {
+	k, ok := podgroup.KeyOf(pod)
+	if !ok {
+		return nil
+	}
+	if k.Source == gang.SourceNative {
+		return pl.preEnqueueNative(k)
+	}
+	q := &pl.gangs.queue
+	// Ours to see first: the pod's event may reach the queue before it reaches the tracker. And gated before it is judged: a
+	// change between the two then finds it among those to judge again.
+	pl.gangs.tracker.Refresh(pod)
+	q.gate(k, pod)
+	in, r := pl.inspect(k)
+	if r.OK() {
+		q.admit(k, pod, in.spec.Created)
+		return nil
+	}
+	metrics.Rejected(r.Reason)
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, r.Message())
+}
+
+// preEnqueueNative holds back pods that would otherwise be scheduled one by one, without their gang.
+func (pl *Plugin) preEnqueueNative(k gang.Key) *fwk.Status {
+	if pl.gangs.native {
+		return nil
+	}
+	metrics.Rejected(fit.InvalidGang)
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{
+		Reason: fit.InvalidGang,
+		Detail: fmt.Sprintf("spec.schedulingGroup names %s of scheduling.k8s.io, which this scheduler does not handle: "+
+			"switch its feature gate GenericWorkload on where the cluster serves these, or use label %s", k, podspec.LabelPodGroup),
+	}.Message())
+}
+
+func (q *queue) gate(k gang.Key, pod *v1.Pod) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.gated[k] == nil {
+		q.gated[k] = map[types.UID]*v1.Pod{}
+	}
+	q.gated[k][pod.UID] = pod
+}
+
+func (q *queue) admit(k gang.Key, pod *v1.Pod, created time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.created[k] = created
+	delete(q.gated[k], pod.UID)
+	if len(q.gated[k]) == 0 {
+		delete(q.gated, k)
+	}
+}
+
+// ungate takes out the gated pods of the gang if the function, which may read whatever it likes, is true for one.
+func (q *queue) ungate(k gang.Key, ready func(*v1.Pod) bool) []*v1.Pod {
+	q.mu.RLock()
+	pods := values(q.gated[k])
+	q.mu.RUnlock()
+	if len(pods) == 0 || !ready(pods[0]) {
+		return nil
+	}
+	// They stay in the list until PreEnqueue admits them: it may be asked about them at this moment.
+	return pods
+}
+
+func (q *queue) forget(k gang.Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.created, k)
+	delete(q.gated, k)
+	delete(q.refusals, k)
+}
+
+func values(m map[types.UID]*v1.Pod) []*v1.Pod {
+	out := make([]*v1.Pod, 0, len(m))
+	for _, p := range m {
+		out = append(out, p)
+	}
+	return out
+}
+
+// Less implements fwk.QueueSortPlugin: by priority; then the older first, where the age of a gang's member is that of its
+// PodGroup, so that the members of a gang stand together and a gang keeps its place however often it is tried.
+func (pl *Plugin) Less(a, b fwk.QueuedEntityInfo) bool {
+	if pa, pb := a.GetPriority(), b.GetPriority(); pa != pb {
+		return pa > pb
+	}
+	ka, ta := pl.gangs.queue.standing(a)
+	kb, tb := pl.gangs.queue.standing(b)
+	if c := cmp.Or(ta.Compare(tb), cmp.Compare(ka.Namespace, kb.Namespace), cmp.Compare(ka.Name, kb.Name)); c != 0 {
+		return c < 0
+	}
+	return a.GetTimestamp().Before(b.GetTimestamp())
+}
+
+// standing is what an entity is sorted by: its gang, and since when it counts.
+func (q *queue) standing(e fwk.QueuedEntityInfo) (gang.Key, time.Time) {
+	if p, ok := e.(*framework.QueuedPodInfo); ok && p.PodInfo != nil && p.Pod != nil {
+		if k, ok := memberOf(p.Pod); ok {
+			q.mu.RLock()
+			defer q.mu.RUnlock()
+			if created, ok := q.created[k]; ok {
+				return k, created
+			}
+		}
+	}
+	return gang.Key{}, e.GetTimestamp()
+}
