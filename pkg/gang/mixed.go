@@ -8,6 +8,8 @@ package gang
 const (
 	maxCombinations     = 1 << 14
 	maxNodeCombinations = 256
+	// mixedEffort is what one step costs, in steps for members of one shape.
+	mixedEffort = 3
 )
 
 // mixed plans members of several shapes at once.
@@ -114,7 +116,7 @@ func (m *mixed) merge(v *vertex, parts []*waysOf) *waysOf {
 		}
 		chosen := flat[k*m.size : (k+1)*m.size]
 		out.chosen[k] = chosen
-		if *m.effort -= len(part.costs)*inReach + m.size/4; *m.effort < 0 {
+		if *m.effort -= mixedEffort*len(part.costs)*inReach + m.size; *m.effort < 0 {
 			*m.effort, m.spent = 0, true
 			return nil
 		}

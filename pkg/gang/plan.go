@@ -25,7 +25,10 @@ import (
 // exact, and so are 1 and 2 unless the result is truncated; for several shapes both are exact as long as few combinations are to
 // be looked at (a launcher and hundreds of workers are few), and a good attempt beyond.
 //
-// Members above the minimum follow in their order where they fit, in the same domain of the required level.
+// Members above the minimum follow in their order where they fit, in the same domain of the required level. Where members run
+// already that is the domain they are in, and of several the one where most are, the first by value of those with as many.
+//
+// Members are dealt out in their order along the topology: those that follow one another share a node, and such nodes a domain.
 func Plan(p *Problem) (*Result, fit.Rejection) {
 	pl := newPlanner(p)
 	if rejection := pl.unknownTopology(); !rejection.OK() {
@@ -197,9 +200,11 @@ func (pl *planner) solve(g group, need []int, effort *int) (solution, bool) {
 	if len(shapes) == 1 {
 		return pl.solveOne(g, shapes[0], need[shapes[0]], effort)
 	}
-	if m := newMixed(pl, shapes, need, effort); m != nil {
+	share := *effort / 2
+	if m := newMixed(pl, shapes, need, &share); m != nil {
 		root := pl.tree(g, shapes)
 		c, picks, ok := m.solve(root)
+		*effort -= *effort/2 - share
 		if ok {
 			mark := len(pl.undo)
 			ok = pl.apply(picks)
@@ -259,11 +264,10 @@ func (pl *planner) oneByOne(g group, shapes, need []int, effort *int) (solution,
 func (pl *planner) apply(picks []pick) bool {
 	mark := len(pl.undo)
 	for _, k := range picks {
-		if n, _, _ := pl.walk(pl.sites[k.node].state, pl.sites[k.node].cpu, k.shape, min(k.n, pl.room(k.node, k.shape, nil))); n < k.n {
+		if k.n > pl.room(k.node, k.shape, nil) || !pl.take(k.node, k.shape, k.n) {
 			pl.rollback(mark)
 			return false
 		}
-		pl.take(k.node, k.shape, k.n)
 	}
 	return true
 }

@@ -78,6 +78,23 @@ func benches() []bench {
 		}
 		return p
 	}
+	halves := func(p *gang.Problem) *gang.Problem {
+		p.Shapes = append(p.Shapes, gang.Shape{Name: "ns/half", Request: wholeGPUs(4), MilliCPU: 4000, Ask: []int64{4000, 1}})
+		for i := range 100 {
+			p.Members[i].Shape = 1
+		}
+		for i := range p.Nodes {
+			p.Nodes[i].Limit = []int{gang.NoLimit, gang.NoLimit}
+		}
+		return p
+	}
+	single := func(p *gang.Problem) *gang.Problem {
+		p.Levels[0], p.Required = "nvlink", "nvlink"
+		for i := range p.Nodes {
+			p.Nodes[i].Domains[0] = "node " + p.Nodes[i].Name
+		}
+		return p
+	}
 	elastic := func(p *gang.Problem) *gang.Problem { p.Min /= 2; return p }
 	return []bench{
 		{"512 of 8 on 512 empty nodes", site{512, 64, 0}.problem(512, 8, ""), true},
@@ -90,6 +107,9 @@ func benches() []bench {
 		{"16 of 1 on 5000 nodes in 50 racks, half busy", site{5000, 100, 50}.problem(16, 1, ""), true},
 		{"80 of 8 on 500 full nodes, infeasible", site{500, 50, 100}.problem(80, 8, ""), false},
 		{"10 of 8 in one clique of 18 on 5000 nodes, half busy", site{5000, 100, 50}.problem(10, 8, "clique"), true},
+		{"8 of 1 in one of 5000 NVLink domains of one node, half busy", single(site{5000, 100, 50}.problem(8, 1, "")), true},
+		{"2 of 8 in one of 5000 NVLink domains of one node, infeasible", single(site{5000, 100, 50}.problem(2, 8, "")), false},
+		{"100 of 8 and 100 of 4 on 512 nodes, half busy", halves(site{512, 64, 50}.problem(200, 8, "")), true},
 	}
 }
 
@@ -107,6 +127,24 @@ func BenchmarkPlan(b *testing.B) {
 			}
 			if res != nil && res.Truncated {
 				b.ReportMetric(1, "truncated")
+			}
+		})
+	}
+}
+
+func TestPlansOfLargeGangsAreValid(t *testing.T) {
+	for _, bench := range benches() {
+		t.Run(bench.name, func(t *testing.T) {
+			res, rejection := gang.Plan(bench.p)
+			if rejection.OK() != bench.ok {
+				t.Fatal(rejection.Message())
+			}
+			if !bench.ok {
+				t.Log(rejection.Message())
+			} else if err := gang.Verify(bench.p, res); err != nil {
+				t.Error(err)
+			} else {
+				t.Log(res.Domains, len(res.Placements))
 			}
 		})
 	}

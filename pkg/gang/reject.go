@@ -83,8 +83,7 @@ func (pl *planner) together(g group, need []int) []int {
 	room := make([]int, len(need))
 	for _, shape := range pl.wanted(g, need) {
 		for _, i := range g.nodes {
-			if n := min(pl.slots(i, shape), need[shape]-room[shape]); n > 0 {
-				pl.take(i, shape, n)
+			if n := min(pl.slots(i, shape), need[shape]-room[shape]); n > 0 && pl.take(i, shape, n) {
 				room[shape] += n
 			}
 		}
@@ -238,11 +237,11 @@ func (pl *planner) wholeNodes(need []int) (shape, gpus int) {
 	if shape < 0 {
 		return -1, 0
 	}
-	r := pl.p.Shapes[shape].Request
-	if len(r.Containers) != 1 || len(r.Containers[0].Asks) != 1 || r.Containers[0].Asks[0].Kind != gpu.Whole {
+	ask, ok := wholeAsk(pl.p.Shapes[shape].Request)
+	if !ok {
 		return -1, 0
 	}
-	gpus = r.Containers[0].Asks[0].Count
+	gpus = ask.Count
 	for i := range pl.p.Nodes {
 		if n := pl.p.Nodes[i].GPUs; n != nil && len(n.GPUs) >= 2*gpus {
 			return -1, 0

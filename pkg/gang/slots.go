@@ -11,8 +11,9 @@ import (
 // gpuState is what is left of a node's GPUs. All nodes of one signature share it, whatever the ids of their GPUs: five thousand
 // equal nodes cost one computation.
 type gpuState struct {
-	node  *cluster.Node // one of them; nil for nodes without GPUs
-	steps map[stepKey]*gpuStep
+	node   *cluster.Node // one of them; nil for nodes without GPUs
+	steps  map[stepKey]*gpuStep
+	scores map[stepKey]int64
 }
 
 // stepKey is what a step depends on besides the state. CPU that the strategy maps to the same key is the same to it.
@@ -29,7 +30,6 @@ type gpuStep struct {
 	// every node of the state.
 	assignment gpu.Assignment
 	gpus       []int
-	score      int64 // of the member on a node of the state
 }
 
 // on is the step's assignment on another node of the state.
@@ -73,13 +73,41 @@ func (b *book) state(n *cluster.Node) *gpuState {
 	return s
 }
 
-// step is what a member of the shape does to a node in the state with so much CPU left.
-func (b *book) step(from *gpuState, shape int, cpu int64) *gpuStep {
-	s := &b.p.Shapes[shape]
+// cpuStep is how fine the planner shows the strategy CPU, in thousandths of a core. The CPU left differs from node to node, and
+// would make each a case of its own to strategies to which every amount is another.
+const cpuStep = 16_000
+
+// cpuOf is the CPU side of a member's decision, and the key of the step.
+func (b *book) cpuOf(shape int, milliCPU int64) (stepKey, fit.CPU) {
+	cpu := fit.CPU{FreeMilli: milliCPU - ((milliCPU%cpuStep)+cpuStep)%cpuStep, AskMilli: b.p.Shapes[shape].MilliCPU}
 	key := stepKey{shape: shape}
 	if b.p.Strategy != nil {
-		key.cpuBefore, key.cpuAfter = b.p.Strategy.CPUKey(cpu), b.p.Strategy.CPUKey(cpu-s.MilliCPU)
+		key.cpuBefore, key.cpuAfter = b.p.Strategy.CPUKey(cpu.FreeMilli), b.p.Strategy.CPUKey(cpu.FreeMilli-cpu.AskMilli)
 	}
+	return key, cpu
+}
+
+// score is the strategy's rating of a member on a node in the state with so much CPU left, 0 where there is no strategy.
+func (b *book) score(of *gpuState, shape int, milliCPU int64) int64 {
+	if b.p.Strategy == nil {
+		return 0
+	}
+	key, cpu := b.cpuOf(shape, milliCPU)
+	score, known := of.scores[key]
+	if !known {
+		if of.scores == nil {
+			of.scores = map[stepKey]int64{}
+		}
+		score = fit.Score(of.node, b.p.Shapes[shape].Request, cpu, b.p.Strategy)
+		of.scores[key] = score
+	}
+	return score
+}
+
+// step is what a member of the shape does to a node in the state with so much CPU left.
+func (b *book) step(from *gpuState, shape int, milliCPU int64) *gpuStep {
+	s := &b.p.Shapes[shape]
+	key, cpu := b.cpuOf(shape, milliCPU)
 	if st := from.steps[key]; st != nil {
 		return st
 	}
@@ -88,13 +116,9 @@ func (b *book) step(from *gpuState, shape int, cpu int64) *gpuStep {
 		from.steps = map[stepKey]*gpuStep{}
 	}
 	from.steps[key] = st
-	amount := fit.CPU{FreeMilli: cpu, AskMilli: s.MilliCPU}
-	a, err := fit.Assign(from.node, s.Request, amount, b.p.Strategy)
+	a, err := fit.Assign(from.node, s.Request, cpu, b.p.Strategy)
 	if err != nil {
 		return st
-	}
-	if b.p.Strategy != nil {
-		st.score = fit.Score(from.node, s.Request, amount, b.p.Strategy)
 	}
 	st.assignment, st.to = a, from
 	if s.Request.Empty() {
@@ -151,20 +175,47 @@ func (pl *planner) room(i, shape int, beside []int) int {
 	return max(room, 0)
 }
 
-// walk puts up to so many members of the shape on a node, starting from a state, and returns how many it takes.
-func (pl *planner) walk(from *gpuState, cpu int64, shape, most int) (int, *gpuState, int64) {
+// walk is how many members of the shape a node in the state takes, up to most.
+func (pl *planner) walk(from *gpuState, cpu int64, shape, most int) int {
 	s := &pl.p.Shapes[shape]
 	if s.Request.Empty() {
-		return most, from, cpu - int64(most)*s.MilliCPU
+		return most
+	}
+	if ask, ok := wholeAsk(s.Request); ok {
+		return min(most, wholeSlots(from.node, s.Request, ask))
 	}
 	for n := range most {
 		step := pl.book.step(from, shape, cpu)
 		if step.to == nil {
-			return n, from, cpu
+			return n
 		}
 		from, cpu = step.to, cpu-s.MilliCPU
 	}
-	return most, from, cpu
+	return most
+}
+
+// wholeAsk is the ask of a request that is for whole GPUs of one container only, as most members' is.
+func wholeAsk(r gpu.Request) (gpu.Ask, bool) {
+	if len(r.Containers) != 1 || r.Containers[0].Init || len(r.Containers[0].Asks) != 1 {
+		return gpu.Ask{}, false
+	}
+	a := r.Containers[0].Asks[0]
+	return a, a.Kind == gpu.Whole
+}
+
+// wholeSlots is how many members with such a request the node takes. Each takes as many of the same GPUs, whichever those are, so
+// that nothing has to be tried.
+func wholeSlots(n *cluster.Node, r gpu.Request, ask gpu.Ask) int {
+	if n == nil {
+		return 0
+	}
+	room := 0
+	for i := range n.GPUs {
+		if g := &n.GPUs[i]; g.Available() && g.MemoryMiB >= ask.MemoryMiB && r.Accepts(g.Product) {
+			room++
+		}
+	}
+	return max(0, min(room, n.Spare().GPUs)) / ask.Count
 }
 
 // enoughSlots is the number up to which a node's slots are always counted, wanted or not: how much is left in what is used
@@ -176,25 +227,31 @@ func (pl *planner) slots(i, shape int) int {
 	if known := pl.known[shape][i]; known >= 0 {
 		return int(known)
 	}
-	n, _, _ := pl.walk(pl.sites[i].state, pl.sites[i].cpu, shape, min(pl.room(i, shape, nil), max(pl.todo[shape], enoughSlots)))
+	n := pl.walk(pl.sites[i].state, pl.sites[i].cpu, shape, min(pl.room(i, shape, nil), max(pl.todo[shape], enoughSlots)))
 	pl.known[shape][i] = int32(n)
 	return n
 }
 
-// take puts n members of the shape on node i, which has the slots.
-func (pl *planner) take(i, shape, n int) {
+// take puts n members of the shape on node i; false where it does not take them after all, and then nothing is done.
+func (pl *planner) take(i, shape, n int) bool {
 	s := &pl.sites[i]
-	pl.undo = append(pl.undo, undo{i, shape, n, s.state, s.cpu})
+	state, cpu, steps := s.state, s.cpu, len(s.steps)
+	for range n {
+		step := pl.book.step(s.state, shape, s.cpu)
+		if step.to == nil {
+			s.state, s.cpu, s.steps = state, cpu, s.steps[:steps]
+			return false
+		}
+		s.steps = append(s.steps, step)
+		s.state, s.cpu = step.to, s.cpu-pl.p.Shapes[shape].MilliCPU
+	}
 	if s.took == nil {
 		s.took = make([]int, len(pl.p.Shapes))
 	}
 	s.took[shape] += n
-	for range n {
-		step := pl.book.step(s.state, shape, s.cpu)
-		s.steps = append(s.steps, step)
-		s.state, s.cpu = step.to, s.cpu-pl.p.Shapes[shape].MilliCPU
-	}
+	pl.undo = append(pl.undo, undo{i, shape, n, state, cpu})
 	pl.touched(i, n)
+	return true
 }
 
 // undo is what takes back one take.
@@ -238,7 +295,7 @@ func (pl *planner) joint(i int, shapes []int, need []int, most int) (out [][]int
 		shape := shapes[k]
 		room := min(pl.room(i, shape, beside), need[shape])
 		if k == len(shapes)-1 {
-			n, _, _ := pl.walk(state, cpu, shape, room)
+			n := pl.walk(state, cpu, shape, room)
 			counts[k] = int32(n)
 			out, ok = addCombination(out, counts), ok && len(out) < most
 			return

@@ -228,15 +228,13 @@ func (pl *planner) groups() []group {
 
 // vertex is a domain in the tree of those that a group's nodes are in, with at least one node that takes members.
 type vertex struct {
-	domain int32
-	level  int // in planner.levels
-	own    cost
-	kids   []*vertex
-	nodes  []place // of the narrowest level, where there are no kids: the best first
-	slots  int
-	score  int64 // of the best node
-	first  int   // the lowest rank of its nodes
-	table  table
+	own   cost
+	kids  []*vertex
+	nodes []place // of the narrowest level, where there are no kids: the best first
+	slots int
+	score int64 // of the best node
+	first int   // the lowest rank of its nodes
+	table table
 }
 
 // place is a node that takes members.
@@ -268,8 +266,9 @@ func (pl *planner) tree(g group, shapes []int) *vertex {
 	return root
 }
 
+// grow makes the vertex of a domain of level l, -1 for the root.
 func (pl *planner) grow(nodes []int, l int, domain int32, shape int) *vertex {
-	v := &vertex{level: l, domain: domain, score: -1, first: len(pl.p.Nodes)}
+	v := &vertex{score: -1, first: len(pl.p.Nodes)}
 	if l == len(pl.levels)-1 {
 		v.nodes = make([]place, len(nodes))
 		for k, i := range nodes {
@@ -312,10 +311,10 @@ func (pl *planner) compare(a, b place) int {
 		cmp.Compare(a.own.loss, b.own.loss), cmp.Compare(b.score, a.score), cmp.Compare(pl.rank[a.node], pl.rank[b.node]))
 }
 
-// score is the strategy's rating of one member on the node, 0 where there is none.
+// score is the strategy's rating of one member on the node, 0 where it takes none.
 func (pl *planner) score(i, shape int) int64 {
-	if pl.p.Strategy == nil || pl.slots(i, shape) == 0 {
+	if pl.slots(i, shape) == 0 {
 		return 0
 	}
-	return pl.book.step(pl.sites[i].state, shape, pl.sites[i].cpu).score
+	return pl.book.score(pl.sites[i].state, shape, pl.sites[i].cpu)
 }

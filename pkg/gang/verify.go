@@ -149,13 +149,15 @@ func (v *verification) domain(r *Result) error {
 		}
 	}
 	before, most := map[string]int{}, 0
+	domainOf := map[string]string{}
+	for i := range v.p.Nodes {
+		domainOf[v.p.Nodes[i].Name] = v.p.Nodes[i].domain(l)
+	}
 	for _, m := range v.p.Members {
-		i := slices.IndexFunc(v.p.Nodes, func(n Node) bool { return n.Name == m.Node })
-		if m.Node == "" || i < 0 || v.p.Nodes[i].domain(l) == "" {
-			continue
+		if d := domainOf[m.Node]; m.Node != "" && d != "" {
+			before[d]++
+			most = max(most, before[d])
 		}
-		before[v.p.Nodes[i].domain(l)]++
-		most = max(most, before[v.p.Nodes[i].domain(l)])
 	}
 	if before[value] < most {
 		return fmt.Errorf("%s domain %q was taken, where %d members are; in another are %d", v.p.Required, value, before[value], most)
