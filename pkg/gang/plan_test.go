@@ -3,6 +3,7 @@ package gang_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -247,5 +248,107 @@ func TestPlanNamesEachNodesOwnGPUs(t *testing.T) {
 				t.Errorf("member %d on node %d holds %s", at.Member, at.Node, u.GPU)
 			}
 		}
+	}
+}
+
+// What a node takes is what package fit places there, one after the other, of whatever devices and pods it has.
+func TestPlanTakesWhatFitTakes(t *testing.T) {
+	some := 0
+	for round := range 1000 {
+		r := rand.New(rand.NewPCG(8, uint64(round)))
+		devices := make([]gpu.Device, 1+r.IntN(8))
+		for g := range devices {
+			d := gpu.Device{ID: gpu.ID(fmt.Sprint("GPU-", g)), Index: g, Product: []string{"H100", "H100", "B200"}[r.IntN(3)], MemoryMiB: 80_000}
+			switch r.IntN(8) {
+			case 0:
+				d.Unhealthy = true
+			case 1:
+				d.WholeOnly = true
+			case 2:
+				d.SharedOnly = true
+			case 3:
+				d.MIG = true
+				d.Instances = []gpu.Instance{{Profile: "3g.40gb", Start: 0, Size: 4}, {Profile: "3g.40gb", Start: 4, Size: 4}, {Profile: "7g.80gb", Start: 0, Size: 8}}
+			case 4:
+				d.MemoryMiB = 40_000
+			}
+			devices[g] = d
+		}
+		n := cluster.NewNode("n", cluster.NewInventory(cluster.SourceSlices, devices), nil)
+		if r.IntN(3) == 0 {
+			n = n.With(cluster.NewUnplacedPod("unplaced", "ml/unplaced", wholeGPUs(1+r.IntN(2))))
+		}
+		asks := []gpu.Ask{
+			{Kind: gpu.Whole, Count: 1 + r.IntN(3), MemoryMiB: int64(r.IntN(2)) * 60_000},
+			{Kind: gpu.Shared, Count: 1 + r.IntN(2), MilliGPU: int64(100 + r.IntN(900))},
+			{Kind: gpu.MIG, Count: 1, Profile: "3g.40gb"},
+		}
+		for i := range r.IntN(3) {
+			request := gpu.Request{Containers: []gpu.ContainerRequest{{Name: "c", Asks: []gpu.Ask{asks[r.IntN(3)]}}}}
+			if a, err := fit.Assign(n, request, fit.CPU{}, nil); err == nil {
+				n = n.With(cluster.NewPod(fmt.Sprint("other-", i), "ml/other", a))
+			}
+		}
+		request := gpu.Request{Containers: []gpu.ContainerRequest{{Name: "main", Init: r.IntN(8) == 0, Asks: []gpu.Ask{asks[r.IntN(3)]}}}}
+		if r.IntN(3) == 0 {
+			request.Products = []string{"H100"}
+		}
+		p := &gang.Problem{Shapes: []gang.Shape{{Name: "ml/train-0", Request: request}}, Members: make([]gang.Member, 40)}
+		for i := range p.Members {
+			p.Members[i] = gang.Member{UID: fmt.Sprint("uid-", i), Name: fmt.Sprint("ml/train-", i)}
+		}
+		p.Nodes = []gang.Node{{Name: "n", GPUs: n, Limit: []int{gang.NoLimit}}}
+		want := 0
+		for at := n; want < len(p.Members); want++ {
+			a, err := fit.Assign(at, request, fit.CPU{}, nil)
+			if err != nil {
+				break
+			}
+			at = at.With(cluster.NewPod(p.Members[want].UID, p.Members[want].Name, a))
+		}
+		got := 0
+		if res, rejection := gang.Plan(p); rejection.OK() {
+			got = len(res.Placements)
+			some++
+			if err := gang.Verify(p, res); err != nil {
+				t.Errorf("round %d: %v", round, err)
+			}
+		}
+		if got != want {
+			t.Errorf("round %d: %d members of %v are placed, %d fit", round, got, request, want)
+		}
+	}
+	if some < 300 {
+		t.Errorf("%d nodes take members", some)
+	}
+}
+
+// With more levels and members than a cost has bits for, the widest levels, the preferred one and the nodes still count.
+func TestPlanOverManyLevels(t *testing.T) {
+	p := &gang.Problem{Min: 600, Shapes: []gang.Shape{{Name: "ml/train-0"}}}
+	for l := range 10 {
+		p.Levels = append(p.Levels, fmt.Sprint("level-", l))
+	}
+	p.Preferred = "level-2"
+	for i := range 2048 {
+		n := gang.Node{Name: fmt.Sprintf("n%04d", i), Limit: []int{1}}
+		for l := range p.Levels {
+			n.Domains = append(n.Domains, fmt.Sprint(i>>(l+1)))
+		}
+		p.Nodes = append(p.Nodes, n)
+	}
+	for i := range p.Min {
+		p.Members = append(p.Members, gang.Member{UID: fmt.Sprint(i), Name: fmt.Sprint("ml/train-", i)})
+	}
+	res, rejection := gang.Plan(p)
+	if !rejection.OK() {
+		t.Fatal(rejection.Message())
+	}
+	if err := gang.Verify(p, res); err != nil {
+		t.Error(err)
+	}
+	// 600 nodes are 512, 64, 16 and 8 of which each is a domain.
+	if diff := cmp.Diff([]int{300, 150, 75, 38, 19, 10, 5, 3, 2, 1}, res.Domains); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
