@@ -441,7 +441,7 @@ func TestController(t *testing.T) {
 			t.Errorf("event: %q", note)
 		}
 		// The failed pod stays, and those that come after it are not evicted for it.
-		c.wait(failed, "Pending 0/0/0/1")
+		c.wait(failed, "Failed 0/0/0/1 all members ended")
 		c.members(failed, "x-0", "x-1")
 		c.bind(failed, "x-0", "x-1")
 		c.wait(failed, "Running 2/2/0/1")
