@@ -237,8 +237,8 @@ func (pl *planner) wholeNodes(need []int) (shape, gpus int) {
 	if shape < 0 {
 		return -1, 0
 	}
-	ask, ok := wholeAsk(pl.p.Shapes[shape].Request)
-	if !ok {
+	ask, ok := singleAsk(pl.p.Shapes[shape].Request)
+	if !ok || ask.Kind != gpu.Whole {
 		return -1, 0
 	}
 	gpus = ask.Count

@@ -181,8 +181,8 @@ func (pl *planner) walk(from *gpuState, cpu int64, shape, most int) int {
 	if s.Request.Empty() {
 		return most
 	}
-	if ask, ok := wholeAsk(s.Request); ok {
-		return min(most, wholeSlots(from.node, s.Request, ask))
+	if n, ok := countSlots(from.node, s.Request); ok {
+		return min(most, n)
 	}
 	for n := range most {
 		step := pl.book.step(from, shape, cpu)
@@ -194,28 +194,39 @@ func (pl *planner) walk(from *gpuState, cpu int64, shape, most int) int {
 	return most
 }
 
-// wholeAsk is the ask of a request that is for whole GPUs of one container only, as most members' is.
-func wholeAsk(r gpu.Request) (gpu.Ask, bool) {
+// singleAsk is the ask of a request of one container with one ask, as most members' is.
+func singleAsk(r gpu.Request) (gpu.Ask, bool) {
 	if len(r.Containers) != 1 || r.Containers[0].Init || len(r.Containers[0].Asks) != 1 {
 		return gpu.Ask{}, false
 	}
-	a := r.Containers[0].Asks[0]
-	return a, a.Kind == gpu.Whole
+	return r.Containers[0].Asks[0], true
 }
 
-// wholeSlots is how many members with such a request the node takes. Each takes as many of the same GPUs, whichever those are, so
-// that nothing has to be tried.
-func wholeSlots(n *cluster.Node, r gpu.Request, ask gpu.Ask) int {
-	if n == nil {
-		return 0
-	}
-	room := 0
-	for i := range n.GPUs {
-		if g := &n.GPUs[i]; g.Available() && g.MemoryMiB >= ask.MemoryMiB && r.Accepts(g.Product) {
-			room++
+// countSlots is how many members with the request a node takes, where nothing has to be tried to know it: each takes as many whole
+// GPUs, or one share, from what the others leave, whichever GPUs that is.
+func countSlots(n *cluster.Node, r gpu.Request) (slots int, ok bool) {
+	ask, ok := singleAsk(r)
+	switch {
+	case !ok:
+		return 0, false
+	case n == nil:
+		return 0, true
+	case ask.Kind == gpu.Whole:
+		for i := range n.GPUs {
+			if g := &n.GPUs[i]; g.Available() && g.MemoryMiB >= ask.MemoryMiB && r.Accepts(g.Product) {
+				slots++
+			}
 		}
+		return max(0, min(slots, n.Spare().GPUs)) / ask.Count, true
+	case ask.Kind == gpu.Shared && ask.Count == 1 && n.Withheld.GPUs == 0:
+		for i := range n.GPUs {
+			if g := &n.GPUs[i]; g.Refuses() != gpu.Shared && r.Accepts(g.Product) {
+				slots += int(min(g.FreeMilliGPU/ask.MilliGPU, g.FreeMemoryMiB/ask.ShareMemoryMiB(g.MemoryMiB)))
+			}
+		}
+		return slots, true
 	}
-	return max(0, min(room, n.Spare().GPUs)) / ask.Count
+	return 0, false
 }
 
 // enoughSlots is the number up to which a node's slots are always counted, wanted or not: how much is left in what is used
