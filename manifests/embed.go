@@ -4,6 +4,7 @@
 //	kustomization.yaml   all of it, with the subfolders that it names: kubectl apply -k manifests
 //	scheduler/           the scheduler: account, rights, configuration, Deployment. config.yaml alone is a
 //	                     KubeSchedulerConfiguration as kube-scheduler's --config reads it
+//	controller/          the controller: account, rights, Deployment
 //	crds/                the definition of PodGroup, for gangs
 //	admission/           the admission policies
 //	node/                the node agent: account, rights, policies, Service and the DaemonSet of node/agent. Its folders
@@ -19,7 +20,7 @@ import "embed"
 // FS is this folder as it is in the repository, without the Go files. Files of a kustomization are not to be applied as they
 // are: the ConfigMap of the scheduler, its name and the labels come from the kustomization.
 //
-//go:embed kustomization.yaml namespace.yaml crds scheduler admission node examples
+//go:embed kustomization.yaml namespace.yaml crds scheduler controller admission node examples
 var FS embed.FS
 
 // SchedulerConfig is the path in FS of the scheduler's configuration.

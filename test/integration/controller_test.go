@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
+	"weft.sh/weft/manifests"
 	"weft.sh/weft/pkg/playground"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
@@ -48,7 +49,6 @@ func startGangCluster(t *testing.T) *gangCluster {
 	t.Helper()
 	c := &gangCluster{cluster: startCluster(t, "l4=1")}
 	c.groups = dynamicClient(t, c.cfg)
-	applyController(t, c.cp)
 	return c
 }
 
@@ -63,18 +63,11 @@ func dynamicClient(t *testing.T, cfg *rest.Config) dynamic.Interface {
 
 func controllerObjects(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	objects, err := playground.Render(os.DirFS("../../manifests"), "controller")
+	objects, err := playground.Render(manifests.FS, "controller")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return objects
-}
-
-func applyController(t *testing.T, cp *playground.ControlPlane) {
-	t.Helper()
-	if err := playground.Apply(t.Context(), cp.AdminConfig(), controllerObjects(t)); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // controller is a running weft-controller.
@@ -577,15 +570,14 @@ func TestControllerRestarts(t *testing.T) {
 func TestControllerWaitsForTheDefinition(t *testing.T) {
 	cp := startControlPlane(t, playground.ControlPlaneOptions{})
 	ns := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "weft-system"}}}
-	if err := playground.Apply(t.Context(), cp.AdminConfig(), []*unstructured.Unstructured{ns}); err != nil {
+	if err := playground.Apply(t.Context(), cp.AdminConfig(), append([]*unstructured.Unstructured{ns}, controllerObjects(t)...)); err != nil {
 		t.Fatal(err)
 	}
-	applyController(t, cp)
 	p := startController(t, cp)
 	if log := tail(p.log, 16<<10); !strings.Contains(log, "PodGroups cannot be read") {
 		t.Errorf("the log does not say that PodGroups are missing:\n%s", log)
 	}
-	crds, err := playground.Render(os.DirFS("../../manifests"), "crds")
+	crds, err := playground.Render(manifests.FS, "crds")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -609,7 +601,6 @@ func TestControllerManifests(t *testing.T) {
 	cp := startControlPlane(t, playground.ControlPlaneOptions{})
 	ctx := t.Context()
 	applyManifests(t, cp)
-	applyController(t, cp)
 	client := clientset(t, cp.AdminConfig())
 
 	d := find[appsv1.Deployment](t, controllerObjects(t), "Deployment", "weft-controller")

@@ -1,0 +1,114 @@
+package controller
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
+
+	"weft.sh/weft/pkg/gang"
+)
+
+// at is so many seconds after the creation of the pod.
+func at(seconds int) time.Time { return time.Date(2026, 1, 1, 10, 0, seconds, 0, time.UTC) }
+
+func TestMemberOf(t *testing.T) {
+	stamp := func(seconds int) metav1.Time { return metav1.NewTime(at(seconds)) }
+	grace := int64(30)
+	scheduled := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue, LastTransitionTime: stamp(5)}
+	notReady := v1.PodCondition{Type: v1.PodReady, Status: v1.ConditionFalse, LastTransitionTime: stamp(51)}
+	terminated := []v1.ContainerStatus{{State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{FinishedAt: stamp(50)}}}}
+	for name, c := range map[string]struct {
+		pod  func(p *v1.Pod)
+		want gang.MemberState
+	}{
+		"a new pod": {func(*v1.Pod) {}, gang.MemberState{}},
+		"the scheduler has no place": {func(p *v1.Pod) {
+			p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: "no room"}}
+		}, gang.MemberState{Refused: "no room"}},
+		"binding it failed": {func(p *v1.Pod) {
+			p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonSchedulerError, Message: "timeout"}}
+		}, gang.MemberState{Refused: "timeout", BindFailed: true}},
+		"bound": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Conditions = "n", []v1.PodCondition{scheduled}
+		}, gang.MemberState{Bound: at(5)}},
+		"bound at creation, as nobody's scheduler does": {func(p *v1.Pod) { p.Spec.NodeName = "n" }, gang.MemberState{Bound: at(0)}},
+		"running": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodRunning, []v1.PodCondition{scheduled}
+		}, gang.MemberState{Bound: at(5), Running: true}},
+		"being deleted, since it was asked for and not until it is over": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodRunning, []v1.PodCondition{scheduled}
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = new(stamp(70)), &grace
+		}, gang.MemberState{Bound: at(5), Running: true, Ended: at(40)}},
+		"succeeded": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodSucceeded, []v1.PodCondition{scheduled}
+			p.Status.ContainerStatuses = terminated
+		}, gang.MemberState{Bound: at(5), Running: true, Ended: at(50), Succeeded: true}},
+		"succeeded, and deleted afterwards": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodSucceeded, []v1.PodCondition{scheduled}
+			p.Status.ContainerStatuses, p.DeletionTimestamp, p.DeletionGracePeriodSeconds = terminated, new(stamp(81)), &grace
+		}, gang.MemberState{Bound: at(5), Running: true, Ended: at(50), Succeeded: true}},
+		"told to stop, and exits with 0": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodSucceeded, []v1.PodCondition{scheduled}
+			p.Status.ContainerStatuses, p.DeletionTimestamp, p.DeletionGracePeriodSeconds = terminated, new(stamp(75)), &grace
+		}, gang.MemberState{Bound: at(5), Running: true, Ended: at(45)}},
+		"failed": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodFailed, []v1.PodCondition{scheduled, notReady}
+			p.Status.ContainerStatuses = terminated
+		}, gang.MemberState{Bound: at(5), Running: true, Ended: at(51), Failed: true}},
+		"refused by the kubelet": {func(p *v1.Pod) {
+			p.Spec.NodeName, p.Status.Phase, p.Status.Conditions = "n", v1.PodFailed, []v1.PodCondition{scheduled}
+		}, gang.MemberState{Bound: at(5), Ended: at(5), Failed: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "w", UID: "u", CreationTimestamp: stamp(0)}}
+			c.pod(p)
+			c.want.Name, c.want.UID = "w", "u"
+			if diff := cmp.Diff(c.want, memberOf(p)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestStatusRoundTrip: what is written is what the next controller reads, but for what a definition may drop.
+func TestStatusRoundTrip(t *testing.T) {
+	for name, s := range map[string]gang.Status{
+		"partial": {Phase: gang.PhaseUnknown, Scheduled: 3, Running: 2, Succeeded: 1, Failed: 4, Since: at(7), Message: "m"},
+		"running": {Phase: gang.PhaseRunning, Scheduled: 2, Running: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body, err := patch("u", s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pg schedv1alpha1.PodGroup
+			if err := json.Unmarshal(body, &pg); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(kept(s), kept(stored(&pg))); diff != "" || pg.UID != "u" {
+				t.Errorf("UID %q, status (-written +read):\n%s", pg.UID, diff)
+			}
+		})
+	}
+}
+
+func TestClip(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"short":                     {"abc", "abc"},
+		"as long as it may be":      {strings.Repeat("a", 10), strings.Repeat("a", 10)},
+		"longer":                    {strings.Repeat("a", 11), "aaaaaa ..."},
+		"no half character is left": {"aaaaaäaaaaa", "aaaaa ..."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := clip(c.text, 10); got != c.want {
+				t.Errorf("%q: want %q", got, c.want)
+			}
+		})
+	}
+}
