@@ -73,6 +73,11 @@ func adapt(ctx context.Context, flags *pflag.FlagSet) error {
 	if err != nil {
 		return fmt.Errorf("cannot run against the API server %s: %w", config.Host, err)
 	}
+	off, err := Unwanted(utilfeature.DefaultMutableFeatureGate, decision.Emulate, given.gates)
+	if err != nil {
+		return fmt.Errorf("cannot run against the API server %s: %w", config.Host, err)
+	}
+	decision.Off = append(decision.Off, off...)
 	report(klog.FromContext(ctx), config.Host, decision)
 	return given.apply(flags, decision)
 }

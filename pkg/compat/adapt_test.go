@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 		}
 		state.DRA = utilfeature.DefaultFeatureGate.Enabled(features.DynamicResourceAllocation)
 		state.TaintRules = utilfeature.DefaultFeatureGate.Enabled(features.DRADeviceTaintRules)
+		state.Nominates = utilfeature.DefaultFeatureGate.Enabled(features.NominatedNodeNameForExpectation)
 		state.Workload = utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload)
 		return json.NewEncoder(os.Stdout).Encode(state)
 	}
@@ -60,6 +61,7 @@ func TestMain(m *testing.M) {
 type commandState struct {
 	Emulates                  string
 	DRA, TaintRules, Workload bool
+	Nominates                 bool // NominatedNodeNameForExpectation
 	Invalid                   []string
 }
 
@@ -189,6 +191,10 @@ func TestAdaptSetsTheFlagsOfTheCommand(t *testing.T) {
 		"a gate of the user that is off already": {
 			args: []string{"--master", url37, "--feature-gates", "DRADeviceTaintRules=false"},
 			want: commandState{Emulates: "1.37", DRA: true},
+		},
+		"a gate of the user that is better off": {
+			args: []string{"--master", url37, "--feature-gates", "NominatedNodeNameForExpectation=true"},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true, Nominates: true},
 		},
 	}
 	for name, tt := range tests {

@@ -12,6 +12,8 @@
 //   - --feature-gates: the gates that would start an informer for an API that is not served, and the gates that depend
 //     on them, are switched off.
 //
+// Besides, gates are switched off that cost more than they are worth here, unless the user set them; see [Unwanted].
+//
 // Where no setting of the flags makes every informer's API available, the command fails at once and names the API.
 //
 // # Vocabulary
