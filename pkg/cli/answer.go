@@ -60,6 +60,12 @@ type Answer struct {
 	Classes []Class `json:"classes"`
 	// NotChecked are things that the pod asks for and that the scheduler checks but this command does not, in words.
 	NotChecked []string `json:"notChecked"`
+	// PodGroup is the name of the pod's PodGroup, in its namespace; empty for none. Verdict and Classes are then about the pod by
+	// itself, and its gang decides.
+	PodGroup string `json:"podGroup"`
+	// GangVerdict and GangMessage are those of the GangAnswer; empty without a gang, and where nodes were not looked at.
+	GangVerdict string `json:"gangVerdict"`
+	GangMessage string `json:"gangMessage"`
 }
 
 // ContainerAsk is one thing that one container asks for.

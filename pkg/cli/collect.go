@@ -15,6 +15,7 @@ import (
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/inventory"
 	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // DefaultSchedulerName is what pods name to be placed by Weft, unless it is installed under another name.
@@ -30,6 +31,8 @@ type Selection struct {
 	Products []string
 	// SchedulerName is what pods name to be placed by Weft; empty for DefaultSchedulerName.
 	SchedulerName string
+	// Levels are the scheduler's topology levels; nil for [DefaultTopologyLevels].
+	Levels []string
 }
 
 // Collect reads the cluster and reports on all of it.
@@ -45,7 +48,11 @@ func Collect(ctx context.Context, client kubernetes.Interface) (Report, error) {
 func NewReport(o Objects, s Selection) Report {
 	v := newView(o)
 	mix, pods := v.mix(cmp.Or(s.SchedulerName, DefaultSchedulerName))
-	r := Report{APIVersion: APIVersion, Kind: "Report", Nodes: []Node{}}
+	if s.Levels == nil {
+		s.Levels = DefaultTopologyLevels()
+	}
+	r := Report{APIVersion: APIVersion, Kind: "Report", Nodes: []Node{}, Levels: listed(s.Levels)}
+	groups := podGroups(o.Pods)
 	r.Totals.MixPods = pods
 	unplaced := unplacedReasons(o.Pods)
 	var freeMicro, fragmentedMicro int64
@@ -63,6 +70,13 @@ func NewReport(o Objects, s Selection) Report {
 		}
 		node := newNode(n, c, unplaced)
 		node.FreeMilliCPU = v.freeMilliCPU(n)
+		node.Domains = podgroup.Domains(n.Labels, n.Name, s.Levels)
+		for _, g := range node.GPUs {
+			for i := range g.Holders {
+				h := &g.Holders[i]
+				h.PodGroup = groups[h.Namespace+"/"+h.Pod]
+			}
+		}
 		free, fragmented := fragments(c, node.FreeMilliCPU, mix)
 		node.FreeMilliGPU, node.FragmentedMilliGPU = free/1000, fragmented/1000
 		freeMicro += free
@@ -71,6 +85,7 @@ func NewReport(o Objects, s Selection) Report {
 		r.Totals.Pods += len(c.Pods)
 		r.Nodes = append(r.Nodes, node)
 	}
+	r.Gangs = v.gangs(groupsOf(o), r, s)
 	// Summed before they are rounded: a thousand nodes of 0.9 milli-GPU each are not nothing.
 	r.Totals.FreeMilliGPU, r.Totals.FragmentedMilliGPU = freeMicro/1000, fragmentedMicro/1000
 	if r.Totals.CapacityMilliGPU > 0 {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -23,7 +24,9 @@ import (
 // NewCommand is the command weft. program is the path or name that it was started by: as kubectl-weft it calls itself
 // "kubectl weft", for so it is typed.
 func NewCommand(program string, streams genericiooptions.IOStreams) *cobra.Command {
-	s := &shell{streams: streams, flags: genericclioptions.NewConfigFlags(true), schedulerName: DefaultSchedulerName}
+	s := &shell{
+		streams: streams, flags: genericclioptions.NewConfigFlags(true), schedulerName: DefaultSchedulerName, levels: DefaultTopologyLevels(),
+	}
 	// A cluster is read in some dozens of requests, one after another; the default rate is made for controllers.
 	s.flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
 		c.QPS, c.Burst = 50, 100
@@ -50,6 +53,8 @@ It only reads, with the kubeconfig and the flags of kubectl. Installed as kubect
 	s.flags.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&s.schedulerName, "scheduler-name", s.schedulerName,
 		"The schedulerName that pods have to name to be placed by Weft")
+	root.PersistentFlags().StringSliceVar(&s.levels, "topology-levels", s.levels,
+		"The topologyLevels of the scheduler's configuration, from the narrowest to the widest")
 	// It fails only for a flag that is not there, or twice for one.
 	_ = root.RegisterFlagCompletionFunc("namespace", func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return s.namespaces(cmd.Context(), prefix), cobra.ShellCompDirectiveNoFileComp
@@ -101,6 +106,16 @@ type shell struct {
 	streams       genericiooptions.IOStreams
 	flags         *genericclioptions.ConfigFlags
 	schedulerName string
+	levels        []string
+}
+
+// dynamic is a client for kinds that Kubernetes does not have itself.
+func (s *shell) dynamic() (dynamic.Interface, error) {
+	config, err := s.flags.ToRESTConfig()
+	if err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	return dynamic.NewForConfig(config)
 }
 
 // client is a client of the cluster that flags and kubeconfig name.

@@ -43,8 +43,12 @@ func TestMistakesAreErrorsThatSayWhatIsAccepted(t *testing.T) {
 		{[]string{"top", "-o", "xml"}, `--output is "xml": want one of wide, json, yaml`},
 		{[]string{"top", "--detail", "pixel"}, `--detail is "pixel": want one of auto, gpu, node, class`},
 		{[]string{"top", "-l", "a in"}, `--selector is "a in"`},
-		{[]string{"why"}, "0 arguments: want the name of one pod"},
-		{[]string{"why", "a", "b"}, "2 arguments: want the name of one pod"},
+		{[]string{"why"}, "0 arguments: want the name of one pod, or podgroup/NAME"},
+		{[]string{"why", "a", "b"}, "2 arguments: want the name of one pod, or podgroup/NAME"},
+		{[]string{"why", "podgroup/"}, `"podgroup/" is no name of a PodGroup: want podgroup/NAME or podgroup/NAMESPACE/NAME`},
+		{[]string{"why", "pg/ml/a", "-n", "web"}, "ml/a is in namespace ml, and --namespace is web: want one of them"},
+		{[]string{"top", "--gangs", "--level", "row"}, `--level is "row": want one of nvlink, nvidia.com/gpu.clique`},
+		{[]string{"top", "--level", "row", "--topology-levels="}, `--level is "row": want none, for --topology-levels is empty`},
 		{[]string{"why", "pod/"}, `"" is no name of a pod`},
 		{[]string{"why", "ml/a/b"}, `"ml/a/b" is no name of a pod: want POD, pod/POD or NAMESPACE/POD`},
 		{[]string{"why", "ml/"}, `"ml/" is no name of a pod`},
@@ -239,6 +243,21 @@ func TestHowAPodIsNamed(t *testing.T) {
 		namespace, name, err := s.podNamed(tc.arg)
 		if got := namespace + "/" + name; err != nil || got != tc.want {
 			t.Errorf("-n %q %s: %s, %v, want %s", tc.flag, tc.arg, got, err, tc.want)
+		}
+	}
+}
+
+func TestHowAGangIsNamed(t *testing.T) {
+	for arg, want := range map[string]string{
+		"podgroup/a": "a", "PodGroups/a": "a", "pg/ml/a": "ml/a", "podgroups.scheduling.x-k8s.io/a": "a", "podgroup/": "",
+	} {
+		if name, ok := groupNamed(arg); !ok || name != want {
+			t.Errorf("%s: %q, %t, want %q", arg, name, ok, want)
+		}
+	}
+	for _, arg := range []string{"podgroup", "pod/a", "ml/podgroup", "a"} {
+		if name, ok := groupNamed(arg); ok {
+			t.Errorf("%s: taken for the gang %q", arg, name)
 		}
 	}
 }

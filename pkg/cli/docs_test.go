@@ -91,7 +91,7 @@ func kindName(t *testing.T, typ reflect.Type) string {
 func TestEveryFieldIsDocumented(t *testing.T) {
 	sections := docs(t)
 	for section, value := range map[string]any{
-		"Fields of weft top": Report{}, "Fields of weft why": Answer{}, "Fields of weft version": Version{},
+		"Fields of weft top": Report{}, "Fields of weft why": Answer{}, "Fields of weft why podgroup": GangAnswer{}, "Fields of weft version": Version{},
 	} {
 		want := map[string]string{}
 		fieldsOf(t, reflect.TypeOf(value), "", want)
@@ -106,9 +106,10 @@ func TestUnitsAreInTheNames(t *testing.T) {
 	numbers := []string{
 		"nodes", "nodesWithoutGPU", "gpus", "pods", "conflicts", "problems", "mixPods", "count", "index", "nodesThatFit", "start", "size",
 		"numaNode", "nvlinkSwitchLinks", "links",
+		"minMembers", "members", "gated", "pending", "bound", "running", "succeeded", "failed", "deleting", "surplus", "room", "priority",
 	}
-	units := regexp.MustCompile(`(MilliGPU|MilliCPU|MemoryMiB|PerMille|GPUs|Instances|MemorySlices|PerNode)$`)
-	for _, value := range []any{Report{}, Answer{}} {
+	units := regexp.MustCompile(`(Seconds|MilliGPU|MilliCPU|MemoryMiB|PerMille|GPUs|Instances|MemorySlices|PerNode)$`)
+	for _, value := range []any{Report{}, Answer{}, GangAnswer{}} {
 		fields := map[string]string{}
 		fieldsOf(t, reflect.TypeOf(value), "", fields)
 		for _, path := range slices.Sorted(maps.Keys(fields)) {
@@ -141,6 +142,7 @@ func TestEveryVerdictIsDocumented(t *testing.T) {
 	section := docs(t)["Verdicts"]
 	for _, v := range []string{
 		VerdictInvalid, VerdictEnded, VerdictBound, VerdictDeleted, VerdictGated, VerdictOtherScheduler, VerdictFits, VerdictDoesNotFit,
+		VerdictNotGang, VerdictIncomplete, VerdictPlaced,
 	} {
 		if !strings.Contains(section, "| `"+v+"` |") {
 			t.Errorf("docs/cli.md, section Verdicts: %s is missing", v)

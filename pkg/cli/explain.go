@@ -13,6 +13,7 @@ import (
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -26,6 +27,9 @@ func NewPodAnswer(pod *v1.Pod, schedulerName string) (a Answer, done bool) {
 		SchedulingGates: []string{}, Asks: []ContainerAsk{}, Products: []string{}, Holds: []Hold{}, Classes: []Class{},
 		NotChecked: []string{}, Node: pod.Spec.NodeName, NominatedNode: pod.Status.NominatedNodeName, Said: said(pod),
 		MilliCPU: w.requests.Cpu().MilliValue(), MemoryMiB: (memory.Value() + 1<<20 - 1) >> 20,
+	}
+	if k, ok := podgroup.KeyOf(pod); ok {
+		a.PodGroup = k.Name
 	}
 	for _, g := range pod.Spec.SchedulingGates {
 		a.SchedulingGates = append(a.SchedulingGates, g.Name)
@@ -172,6 +176,14 @@ func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 	a.NotChecked = unchecked(pod)
 	a.conclude()
 	return a
+}
+
+// join adds what the answer about its gang says.
+func (a *Answer) join(g GangAnswer) {
+	a.GangVerdict, a.GangMessage = g.Verdict, g.Message
+	if a.Verdict == VerdictFits || a.Verdict == VerdictDoesNotFit {
+		a.Message += ", by itself"
+	}
 }
 
 // conclude sets verdict and message from the nodes, where the pod by itself did not.

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
@@ -14,7 +15,9 @@ import (
 //
 //	cluster                                            the cluster that the commands after it look at; see scenario
 //	map [width=N] [detail=D] [ascii] [wide] [node=NAME,…] [l=SELECTOR] [product=P]
+//	gangs [level=LEVEL] [width=N] [ascii]
 //	why NAMESPACE/POD [ascii]
+//	whygang NAMESPACE/PODGROUP [ascii]
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s scenario
@@ -25,6 +28,10 @@ func TestGolden(t *testing.T) {
 				return ""
 			case "map":
 				return goldenMap(t, d, s)
+			case "gangs":
+				return goldenGangs(t, d, s)
+			case "whygang":
+				return goldenGangAnswer(t, d, s)
 			case "why":
 				return goldenAnswer(t, d, s)
 			}
@@ -66,6 +73,9 @@ func goldenMap(t *testing.T, d *datadriven.TestData, s scenario) string {
 	print := func() string {
 		var out bytes.Buffer
 		if err := RenderMap(&out, r, opts); err != nil {
+			t.Fatal(err)
+		}
+		if err := RenderGangs(&out, r, opts); err != nil {
 			t.Fatal(err)
 		}
 		if wide {
@@ -110,7 +120,13 @@ func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
 		}
 		print := func() string {
 			var out bytes.Buffer
-			if err := RenderAnswer(&out, NewAnswer(p, s.Objects, DefaultSchedulerName), opts); err != nil {
+			a := NewAnswer(p, s.Objects, DefaultSchedulerName)
+			opts.Gang = nil
+			if g, ok := NewGangAnswer(p.Namespace, a.PodGroup, s.Objects, DefaultSchedulerName, DefaultTopologyLevels()); ok && a.Verdict != VerdictBound {
+				a.join(g)
+				opts.Gang = &g
+			}
+			if err := RenderAnswer(&out, a, opts); err != nil {
 				t.Fatal(err)
 			}
 			return out.String()
@@ -122,4 +138,59 @@ func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
 	}
 	t.Fatalf("%s: no pod %q", d.Pos, name)
 	return ""
+}
+
+func goldenGangs(t *testing.T, d *datadriven.TestData, s scenario) string {
+	var opts MapOptions
+	level := ""
+	for _, a := range d.CmdArgs {
+		switch a.Key {
+		case "width":
+			a.Scan(t, 0, &opts.Width)
+		case "level":
+			level = a.Vals[0]
+		case "ascii":
+			opts.ASCII = true
+		default:
+			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
+		}
+	}
+	r := NewReport(s.Objects, Selection{})
+	print := func() string {
+		var out bytes.Buffer
+		if err := RenderGangMap(&out, r, level, opts); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	plain := print()
+	opts.Colour = true
+	sameWithoutColour(t, d, plain, print())
+	return plain
+}
+
+func goldenGangAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
+	var opts AnswerOptions
+	for _, a := range d.CmdArgs[1:] {
+		if a.Key != "ascii" {
+			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
+		}
+		opts.ASCII = true
+	}
+	namespace, name, _ := strings.Cut(d.CmdArgs[0].Key, "/")
+	a, ok := NewGangAnswer(namespace, name, s.Objects, DefaultSchedulerName, DefaultTopologyLevels())
+	if !ok {
+		return "no such gang"
+	}
+	print := func() string {
+		var out bytes.Buffer
+		if err := RenderGangAnswer(&out, a, opts); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	plain := print()
+	opts.Colour = true
+	sameWithoutColour(t, d, plain, print())
+	return plain
 }

@@ -8,12 +8,14 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/pager"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/inventory"
 )
@@ -25,6 +27,20 @@ type Objects struct {
 	Slices []*resourceapi.ResourceSlice
 	// Pods are those that have not ended, of all namespaces.
 	Pods []*v1.Pod
+	// Ended are pods that have ended, of a gang that is asked about. They hold nothing.
+	Ended []*v1.Pod
+	// Groups are the PodGroups of scheduling.x-k8s.io, NativeGroups those of scheduling.k8s.io, as [ListGroups] adds them.
+	Groups       []PodGroup
+	NativeGroups []*schedulingv1beta1.PodGroup
+	// GroupsRead and NativeGroupsRead say that those are all there are; else nobody looked, or may.
+	GroupsRead, NativeGroupsRead bool
+}
+
+// PodGroup is a PodGroup of scheduling.x-k8s.io.
+type PodGroup struct {
+	schedv1alpha1.PodGroup
+	// Message is what weft-controller says in its status, which the type of the module has no field for.
+	Message string
 }
 
 // Progress is told, while things are listed, what and how many so far.
@@ -106,9 +122,9 @@ func (e *ForbiddenError) Unwrap() error { return e.err }
 
 // rbacAdvice is what an administrator has to apply, as docs/cli.md has it.
 const rbacAdvice = `
-weft reads nodes, pods of all namespaces and ResourceSlices, and changes nothing. An administrator can allow that:
+weft reads nodes, pods of all namespaces, ResourceSlices and PodGroups, and changes nothing. An administrator can allow that:
 
-  kubectl create clusterrole weft-view --verb=list,get --resource=nodes,pods,resourceslices.resource.k8s.io
+  kubectl create clusterrole weft-view --verb=list,get --resource=nodes,pods,resourceslices.resource.k8s.io,podgroups.scheduling.x-k8s.io
   kubectl create clusterrolebinding weft-view --clusterrole=weft-view --user=YOU
 `
 

@@ -18,6 +18,8 @@ type AnswerOptions struct {
 	Colour bool
 	// ASCII avoids all other characters.
 	ASCII bool
+	// Gang is the answer about the gang of the pod; nil for none.
+	Gang *GangAnswer
 }
 
 const (
@@ -42,13 +44,28 @@ func RenderAnswer(w io.Writer, a Answer, opts AnswerOptions) error {
 	if a.NominatedNode != "" && a.Node == "" {
 		fmt.Fprintf(&out, "  pods on %s were told to end to make room for it; it goes there when they have\n", a.NominatedNode)
 	}
-	renderClasses(&out, s, a.Classes)
-	renderSaid(&out, s, a)
-	if len(a.NotChecked) > 0 {
-		fmt.Fprintf(&out, "\nNot checked here: %s. Of these the scheduler has the last word.\n", strings.Join(a.NotChecked, ", "))
+	if opts.Gang == nil && a.PodGroup != "" {
+		fmt.Fprintf(&out, "  it is a member of podgroup %s: see weft why podgroup/%s\n", a.PodGroup, a.PodGroup)
+	}
+	// A gang goes where there is room for all of it: where its member would fit by itself says nothing then.
+	if opts.Gang == nil || a.NodesThatFit == 0 {
+		renderClasses(&out, s, a.Classes)
+	}
+	if opts.Gang != nil {
+		fmt.Fprintf(&out, "\nIt is a member of a gang, which is placed as a whole:\n\n")
+		opts.Gang.render(&out, s)
+	} else {
+		renderSaid(&out, s, a)
+		renderUnchecked(&out, a.NotChecked)
 	}
 	_, err := io.WriteString(w, s.finish(out.String()))
 	return err
+}
+
+func renderUnchecked(out *strings.Builder, what []string) {
+	if len(what) > 0 {
+		fmt.Fprintf(out, "\nNot checked here: %s. Of these the scheduler has the last word.\n", strings.Join(what, ", "))
+	}
 }
 
 // renderClasses prints the classes. Of those with the same reason the first are shown whole, and two or more after them in

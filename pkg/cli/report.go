@@ -14,6 +14,35 @@ type Report struct {
 	Totals Totals `json:"totals"`
 	// Nodes are those with GPUs, and those that should have some and report them badly, by name.
 	Nodes []Node `json:"nodes"`
+	// Levels are the topology levels, from the narrowest to the widest.
+	Levels []string `json:"levels"`
+	// Gangs are those with a member on one of the nodes; where all nodes were asked for, those that wait too. By namespace and name.
+	Gangs []Gang `json:"gangs"`
+}
+
+// Gang is one gang of a report: the pods of one PodGroup.
+type Gang struct {
+	// Namespace and PodGroup name it, Source is the API group of its PodGroup.
+	Namespace string `json:"namespace"`
+	PodGroup  string `json:"podGroup"`
+	Source    string `json:"source"`
+	// Problem says, for people, that its PodGroup does not exist, could not be read, or means nothing; empty otherwise.
+	Problem string `json:"problem"`
+	// Phase is what the controller says of it, or else what its pods show.
+	Phase string `json:"phase"`
+	// MinMembers is how many members must start together; 0 when the PodGroup does not say.
+	MinMembers int `json:"minMembers"`
+	// Counts are its pods by state, without those that have ended.
+	Counts MemberCounts `json:"counts"`
+	// HeldMilliGPU is what its members hold, as far as it is known which GPUs.
+	HeldMilliGPU int64 `json:"heldMilliGPU"`
+	// TopologyRequired and TopologyPreferred are the levels that it asks for; empty for none.
+	TopologyRequired  string `json:"topologyRequired"`
+	TopologyPreferred string `json:"topologyPreferred"`
+	// OnNodes are the names of the nodes where members are, and Used the domains that those are in by level; levels for which
+	// one of them has no label are left out.
+	OnNodes []string   `json:"onNodes"`
+	Used    []LevelUse `json:"used"`
 }
 
 // Totals are sums over the nodes of a report.
@@ -78,6 +107,8 @@ type Node struct {
 	Ready bool `json:"ready"`
 	// Cordoned nodes take no new pods.
 	Cordoned bool `json:"cordoned"`
+	// Domains are the node's domains, one for each of the report's levels; empty where it is in none.
+	Domains []string `json:"domains"`
 	// GPUs are by index.
 	GPUs []GPU `json:"gpus"`
 	// IdleGPUs, IdleSharedGPUs, AssignedMilliGPU, FreeMilliGPU and FragmentedMilliGPU are as in Totals.
@@ -204,6 +235,8 @@ type Holder struct {
 	// Init containers end before the others start. What they held beyond them stays reserved as long as the pod lives, as it
 	// does in the kubelet.
 	Init bool `json:"init"`
+	// PodGroup is the name of the pod's PodGroup; empty for none.
+	PodGroup string `json:"podGroup"`
 	// Kind is whole, shared or mig.
 	Kind string `json:"kind"`
 	// MilliGPU is the part of the GPU: 1000 for a whole one; for a MIG instance its part of the memory slices, rounded

@@ -2,19 +2,25 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	v1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/inventory"
 	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -27,7 +33,10 @@ import (
 //	fleet NAME n=N [words of node]      N nodes NAME-000, NAME-001, …; of node i, i*5 modulo gpus+1 GPUs are held whole
 //	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
 //	          [gate=NAME] [annotate=K:V] [select=K:V] [tolerate=K] [model=P,…] [said=REASON:MESSAGE_WITH_UNDERSCORES]
-//	          [nominated=NODE] [deleted] [uid=U]
+//	          [nominated=NODE] [deleted] [uid=U] [gang=PODGROUP] [native=PODGROUP] [index=N] [owner=JOB] [priority=N]
+//	pods NAMESPACE/NAME n=N [on=NODE,…] [words of pod]      pods NAME-0, NAME-1, … with those indices; on: each on the next of
+//	          the nodes, with all its GPUs
+//	group NAMESPACE/NAME min=N [native] [basic] [annotate=K:V] [status=PHASE:MESSAGE_WITH_UNDERSCORES]
 type scenario struct{ Objects }
 
 // words are the key=value words of one line.
@@ -80,7 +89,7 @@ func (w words) pairs(key string, n int) [][]string {
 
 func parseScenario(t *testing.T, text string) scenario {
 	t.Helper()
-	var s scenario
+	s := scenario{Objects{GroupsRead: true, NativeGroupsRead: true}}
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
@@ -97,9 +106,13 @@ func parseScenario(t *testing.T, text string) scenario {
 		case "fleet":
 			s.fleet(fields[1], w)
 		case "pod":
-			s.Pods = append(s.Pods, makePod(fields[1], w))
+			s.add(makePod(fields[1], w))
+		case "pods":
+			s.pods(fields[1], w)
+		case "group":
+			s.group(fields[1], w)
 		default:
-			t.Fatalf("%q: want node, fleet or pod", line)
+			t.Fatalf("%q: want node, fleet, pod, pods or group", line)
 		}
 	}
 	return s
@@ -212,6 +225,61 @@ func (s *scenario) fleet(name string, w words) {
 	}
 }
 
+// add adds a pod; one of a gang that has ended is listed apart.
+func (s *scenario) add(p *v1.Pod) {
+	if _, member := podgroup.KeyOf(p); member && hasEnded(p) {
+		s.Ended = append(s.Ended, p)
+		return
+	}
+	s.Pods = append(s.Pods, p)
+}
+
+func (s *scenario) pods(name string, w words) {
+	var on []string
+	if w.has("on") {
+		on = strings.Split(w.get("on", ""), ",")
+	}
+	for i := range w.int("n", 1) {
+		words := words{t: w.t, line: w.line, kv: maps.Clone(w.kv)}
+		words.kv["index"] = []string{strconv.Itoa(i)}
+		if i < len(on) {
+			var ids []string
+			for _, n := range s.Nodes {
+				for g := range n.Status.Allocatable.Name(podspec.ResourceGPU, resource.DecimalSI).Value() {
+					if n.Name == on[i] {
+						ids = append(ids, fmt.Sprintf("GPU-%s-%d", n.Name, g))
+					}
+				}
+			}
+			words.kv["node"], words.kv["gpus"], words.kv["phase"] = []string{on[i]}, []string{"main=" + strings.Join(ids, ",")}, []string{"Running"}
+		}
+		s.add(makePod(fmt.Sprintf("%s-%d", name, i), words))
+	}
+}
+
+func (s *scenario) group(name string, w words) {
+	namespace, name, _ := strings.Cut(name, "/")
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-group-" + name), Annotations: map[string]string{}}
+	for _, a := range w.pairs("annotate", 2) {
+		meta.Annotations[a[0]] = a[1]
+	}
+	if w.has("native") {
+		pg := &schedulingv1beta1.PodGroup{ObjectMeta: meta}
+		if w.has("basic") {
+			pg.Spec.SchedulingPolicy.Basic = &schedulingv1beta1.BasicSchedulingPolicy{}
+		} else {
+			pg.Spec.SchedulingPolicy.Gang = &schedulingv1beta1.GangSchedulingPolicy{MinCount: int32(w.int("min", 0))}
+		}
+		s.NativeGroups = append(s.NativeGroups, pg)
+		return
+	}
+	pg := PodGroup{PodGroup: schedv1alpha1.PodGroup{ObjectMeta: meta, Spec: schedv1alpha1.PodGroupSpec{MinMember: int32(w.int("min", 0))}}}
+	for _, status := range w.pairs("status", 2) {
+		pg.Status.Phase, pg.Message = schedv1alpha1.PodGroupPhase(status[0]), strings.ReplaceAll(status[1], "_", " ")
+	}
+	s.Groups = append(s.Groups, pg)
+}
+
 func makePod(name string, w words) *v1.Pod {
 	namespace, name, ok := strings.Cut(name, "/")
 	if !ok {
@@ -268,6 +336,21 @@ func makePod(name string, w words) *v1.Pod {
 		p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{
 			Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: said[0], Message: strings.ReplaceAll(said[1], "_", " "),
 		})
+	}
+	if w.has("gang") {
+		p.Labels = map[string]string{podspec.LabelPodGroup: w.get("gang", "")}
+	}
+	if w.has("native") {
+		p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{PodGroupName: ptr.To(w.get("native", ""))}
+	}
+	if w.has("index") {
+		p.Annotations[batchv1.JobCompletionIndexAnnotation] = w.get("index", "")
+	}
+	if w.has("owner") {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: w.get("owner", ""), UID: "uid-job", Controller: ptr.To(true)}}
+	}
+	if w.has("priority") {
+		p.Spec.Priority = ptr.To(int32(w.int("priority", 0)))
 	}
 	p.Status.NominatedNodeName = w.get("nominated", "")
 	if w.has("deleted") {

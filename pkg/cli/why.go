@@ -11,6 +11,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // whyOptions are the flags of weft why.
@@ -21,24 +25,30 @@ type whyOptions struct {
 func newWhy(s *shell) *cobra.Command {
 	o := &whyOptions{}
 	cmd := &cobra.Command{
-		Use:   "why [NAMESPACE/]POD",
-		Short: "Say why a pod waits, or where it is",
+		Use:   "why [NAMESPACE/]POD | podgroup/NAME",
+		Short: "Say why a pod or a gang waits, or where it is",
 		Long: `Say why a pod waits, or where it is and which GPUs it holds.
 
 For every class of nodes (the same GPUs and the same taints) there is one reason: that of the node which comes nearest to
 taking the pod, with its figures and what would have to change. The decision is made by the scheduler's own code on what the
-API server shows now. Other pods that wait, and what the scheduler has decided a moment ago, are not seen.`,
+API server shows now. Other pods that wait, and what the scheduler has decided a moment ago, are not seen.
+
+Of a gang, named as podgroup/NAME or by one of its pods, it says who is missing and whether there is room for all of it at
+once, by the scheduler's own planner: where, or what comes nearest.`,
 		Example: `  # A pod of the current namespace
   weft why train-0
 
   # A pod of another one
   weft why ml/train-0
 
-  # The same, for a script
+  # A gang
+  weft why -n ml podgroup/train
+
+  # A pod, for a script
   weft why -n ml train-0 -o json | jq -r '.classes[] | "\(.nodes) \(.reason)"'`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return fmt.Errorf("%d arguments: want the name of one pod\nsee %s --help", len(args), cmd.CommandPath())
+				return fmt.Errorf("%d arguments: want the name of one pod, or podgroup/NAME\nsee %s --help", len(args), cmd.CommandPath())
 			}
 			return nil
 		},
@@ -61,6 +71,9 @@ API server shows now. Other pods that wait, and what the scheduler has decided a
 }
 
 func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
+	if name, ok := groupNamed(arg); ok {
+		return o.runGroup(cmd, s, arg, name)
+	}
 	namespace, name, err := s.podNamed(arg)
 	if err != nil {
 		return err
@@ -80,19 +93,68 @@ func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
 			answer.nodeGone()
 		}
 	}
+	opts := AnswerOptions{Colour: s.colour(), ASCII: ascii()}
 	if !done {
-		progress, finished := s.progress()
-		objects, err := List(cmd.Context(), client, progress)
-		finished()
+		objects, err := s.read(cmd.Context(), client, pod)
 		if err != nil {
 			return errors.Join(err, lastWord(pod))
 		}
 		answer = NewAnswer(pod, objects, s.schedulerName)
+		if answer.PodGroup != "" {
+			if g, ok := NewGangAnswer(namespace, answer.PodGroup, objects, s.schedulerName, s.levels); ok && g.Verdict != VerdictNotGang {
+				answer.join(g)
+				opts.Gang = &g
+			}
+		}
 	}
 	if o.output != "" {
 		return encode(s.streams.Out, o.output, answer)
 	}
-	return RenderAnswer(s.streams.Out, answer, AnswerOptions{Colour: s.colour(), ASCII: ascii()})
+	return RenderAnswer(s.streams.Out, answer, opts)
+}
+
+// read reads what an answer about a pod that is not placed rests on.
+func (s *shell) read(ctx context.Context, client kubernetes.Interface, pod *v1.Pod) (Objects, error) {
+	if k, ok := podgroup.KeyOf(pod); ok {
+		return s.readGang(ctx, client, k)
+	}
+	progress, finished := s.progress()
+	defer finished()
+	return List(ctx, client, progress)
+}
+
+// runGroup is run for a gang.
+func (o *whyOptions) runGroup(cmd *cobra.Command, s *shell, arg, name string) error {
+	if name == "" {
+		return fmt.Errorf("%q is no name of a PodGroup: want podgroup/NAME or podgroup/NAMESPACE/NAME", arg)
+	}
+	namespace, name, err := s.podNamed(name)
+	if err != nil {
+		return err
+	}
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	objects, err := s.readGang(cmd.Context(), client, gang.Key{Namespace: namespace, Name: name})
+	if err != nil {
+		return err
+	}
+	answer, ok := NewGangAnswer(namespace, name, objects, s.schedulerName, s.levels)
+	if !ok {
+		return fmt.Errorf("podgroup %q not found in namespace %q, and no pod names it: is it in another namespace (-n)?", name, namespace)
+	}
+	if o.output != "" {
+		return encode(s.streams.Out, o.output, answer)
+	}
+	return RenderGangAnswer(s.streams.Out, answer, AnswerOptions{Colour: s.colour(), ASCII: ascii()})
+}
+
+// groupNamed is what follows a word for PodGroups, and false where the argument does not begin with one.
+func groupNamed(arg string) (name string, ok bool) {
+	first, rest, qualified := strings.Cut(arg, "/")
+	kind, _, _ := strings.Cut(strings.ToLower(first), ".") // podgroups.scheduling.x-k8s.io
+	return rest, qualified && slices.Contains([]string{"podgroup", "podgroups", "pg", "pgs"}, kind)
 }
 
 // podNamed reads what a pod is called by: POD, pod/POD, or NAMESPACE/POD as weft prints it.
@@ -120,7 +182,7 @@ func (s *shell) podNamed(arg string) (namespace, name string, err error) {
 var notPods = []string{
 	"deploy", "deployment", "deployments", "rs", "replicaset", "replicasets", "sts", "statefulset", "statefulsets", "ds",
 	"daemonset", "daemonsets", "job", "jobs", "cj", "cronjob", "cronjobs", "svc", "service", "services", "no", "node", "nodes",
-	"podgroup", "podgroups", "jobset", "jobsets",
+	"jobset", "jobsets",
 }
 
 // notGot says why there is no pod to speak of, given what the API server answered.
