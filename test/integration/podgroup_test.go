@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -359,4 +360,61 @@ func TestPodGroupsThatAreDefinedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitChange("two pods", func() bool { return len(tracker.Members(key)) == 2 })
+}
+
+// The PodGroups of Kubernetes itself, on an API server that has them.
+func TestNativePodGroups(t *testing.T) {
+	cp := startControlPlane(t, playground.ControlPlaneOptions{APIServerArgs: []string{
+		"--runtime-config=scheduling.k8s.io/v1beta1=true", "--feature-gates=GenericWorkload=true,TopologyAwareWorkloadScheduling=true",
+	}})
+	applyManifests(t, cp)
+	t.Run("policies compile against the types", func(t *testing.T) { testPolicyTypes(t, cp) })
+	client := clientset(t, cp.AdminConfig())
+	groups := client.SchedulingV1beta1().PodGroups("default")
+
+	native := func(name string, annotations map[string]string) *schedulingv1beta1.PodGroup {
+		pg := &schedulingv1beta1.PodGroup{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
+		pg.Spec.SchedulingPolicy.Gang = &schedulingv1beta1.GangSchedulingPolicy{MinCount: 2}
+		pg.Spec.SchedulingConstraints = &schedulingv1beta1.PodGroupSchedulingConstraints{
+			Topology: []schedulingv1beta1.TopologyConstraint{{Key: "topology.kubernetes.io/rack"}},
+		}
+		return pg
+	}
+	_, err := groups.Create(t.Context(), native("bad", map[string]string{podspec.AnnotationPartialGrace: "soon"}), metav1.CreateOptions{})
+	const want = `annotation weft.sh/partial-grace is how long fewer than minMember pods of the group may be bound: want a duration of 0 or more, such as 30s, found "soon"`
+	if got := denial(err, "pod-groups.weft.sh"); got != want {
+		t.Errorf("denied with\n%s\nwant\n%s\nfull answer: %v", got, want, err)
+	}
+
+	if _, err := groups.Create(t.Context(), native("train", map[string]string{podspec.AnnotationTopologyPreferred: "nvlink"}), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		p := member("ignored", fmt.Sprintf("train-%d", i)) // the label of a pod that names a native group is only a label
+		p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: new("train")}
+		if _, err := client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	tracker, err := podgroup.NewTracker(podgroup.TrackerOptions{Pods: factory, Native: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(factory.Shutdown)
+	t.Cleanup(cancel)
+	factory.Start(ctx.Done())
+	tracker.Start(ctx)
+	if err := tracker.WaitForSync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	key := gang.Key{Source: gang.SourceNative, Namespace: "default", Name: "train"}
+	s, err := tracker.Spec(key)
+	if err != nil || s.Min != 2 || s.Required != "topology.kubernetes.io/rack" || s.Preferred != gang.LevelNVLink || s.Lost != gang.LostReplace {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if got := len(tracker.Members(key)); got != 2 {
+		t.Errorf("%d members: want 2", got)
+	}
 }
