@@ -251,6 +251,25 @@ func TestPlanNamesEachNodesOwnGPUs(t *testing.T) {
 	}
 }
 
+// The last members, which a gang that shrinks gives up first, are where fewest are.
+func TestPlanPutsTheFirstMembersWhereMostAre(t *testing.T) {
+	p := town(6)
+	for i := range 2 {
+		p.Nodes[i].Limit = []int{0}
+	}
+	res, rejection := gang.Plan(p)
+	if !rejection.OK() {
+		t.Fatal(rejection.Message())
+	}
+	var got []string
+	for _, at := range res.Placements {
+		got = append(got, p.Nodes[at.Node].Name)
+	}
+	if diff := cmp.Diff([]string{"n4", "n5", "n6", "n7", "n2", "n3"}, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
 // What a node takes is what package fit places there, one after the other, of whatever devices and pods it has.
 func TestPlanTakesWhatFitTakes(t *testing.T) {
 	some := 0
