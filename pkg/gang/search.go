@@ -97,8 +97,9 @@ func (t *table) add(o way) {
 // merge makes the table of v from those of the domains in it.
 func (s *scalar) merge(v *vertex) {
 	total, work := s.work(v)
-	if work > *s.effort/4 {
-		// The number of domains stays exact; of what costs as many only the largest is looked at.
+	if work > *s.effort/32 {
+		// The number of domains stays exact; of what costs as many only the largest is looked at, so that among equals the tightest
+		// may be missed.
 		for _, kid := range v.kids {
 			kid.table.options = largestOfEach(kid.table.options)
 		}
