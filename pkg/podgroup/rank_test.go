@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -128,11 +129,11 @@ func TestCompareIsAnOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	pieces := []string{"a", "b", "0", "1", "00", "01", "10", "-", ".", "launcher", "9", "a0", "99999999999999999999999"}
 	word := func() string {
-		s := ""
+		var s strings.Builder
 		for range r.IntN(4) {
-			s += pieces[r.IntN(len(pieces))]
+			s.WriteString(pieces[r.IntN(len(pieces))])
 		}
-		return s
+		return s.String()
 	}
 	keys := []string{keyCompletionIndex, keyReplicatedJob, keyJobIndex, keyReplicaIndex, keyReplicaType, keyWorkerIndex, keyGroupIndex}
 	pods := make([]*v1.Pod, 60)
