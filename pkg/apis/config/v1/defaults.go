@@ -42,7 +42,7 @@ func SetDefaults_GangArgs(args *GangArgs) {
 		args.BindRetries = ptr.To[int32](3)
 	}
 	if args.Backfill == nil {
-		args.Backfill = ptr.To(true)
+		args.Backfill = new(true)
 	}
 	if args.AgingSeconds == nil {
 		args.AgingSeconds = ptr.To[int32](600)
