@@ -48,9 +48,9 @@ func newDemo(out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Start a cluster, schedule a mixed workload, show where everything went, and stop",
-		Long: `Starts a cluster of ` + playground.DemoNodes + `, creates whole, fractional and MIG pods, some that are bound to a
-GPU model or need much memory, and some that cannot run, and waits until each is bound or reported unschedulable.
-Shows the GPUs with who holds them, and the reason for each pod that cannot run. Exits with 0 only when exactly the
+		Long: `Starts a cluster of ` + playground.DemoNodes + `, creates gangs, whole, fractional and MIG pods, some that are
+bound to a GPU model or need much memory, and some that cannot run, and waits until each is bound or reported unschedulable.
+Shows the GPUs with who holds them, and the reason for each pod and gang that cannot run. Exits with 0 only when exactly the
 pods that fit are bound and no GPU is given twice. Takes less than a minute.`,
 		Example: `  weft-playground demo
   weft-playground demo --dir /tmp/weft    # keep logs and configuration`,
@@ -235,6 +235,9 @@ func (o *options) up(ctx context.Context, r *running) error {
 	switch {
 	case o.workload:
 		r.printAccess(kubeconfig)
+		if err := playground.CreateGroups(ctx, r.cluster.ControlPlane.AdminConfig(), playground.DemoGroups()); err != nil {
+			return err
+		}
 		if err := r.place(ctx, playground.DemoPods(), true); err != nil {
 			return err
 		}
@@ -272,6 +275,7 @@ The cluster is up; logs are in %s. Try it from another terminal:
   kubectl apply -f manifests/examples/fraction.yaml
   bin/weft top            # a map of the GPUs
   bin/weft top -o wide    # every GPU and who holds it
+  bin/weft top --gangs    # the gangs, and where in the racks they are
   bin/weft why POD        # why a pod waits, or where it is; manifests/examples/does-not-fit.yaml is one that waits
 `, r.cluster.ControlPlane.Dir(), kubeconfig)
 }
@@ -307,7 +311,7 @@ func (r *running) place(ctx context.Context, pods []playground.Pod, inOrder bool
 // mapNodes is how many nodes still make a map that somebody reads, mostReasons how many pods have their reasons read.
 const (
 	mapNodes    = 40
-	mostReasons = 10
+	mostReasons = 16
 )
 
 func shapeTable() string {

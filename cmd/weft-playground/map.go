@@ -5,25 +5,46 @@ import (
 	"os"
 
 	"golang.org/x/term"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
 	"weft.sh/weft/pkg/cli"
 	"weft.sh/weft/pkg/playground"
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // objects reads what the cluster holds.
 func (r *running) objects(ctx context.Context) (cli.Objects, error) {
-	client, err := kubernetes.NewForConfig(r.cluster.ControlPlane.AdminConfig())
+	cfg := r.cluster.ControlPlane.AdminConfig()
+	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return cli.Objects{}, err
 	}
-	return cli.List(ctx, client, nil)
+	groups, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return cli.Objects{}, err
+	}
+	objects, err := cli.List(ctx, client, nil)
+	if err != nil {
+		return cli.Objects{}, err
+	}
+	return objects, cli.ListGroups(ctx, client, groups, "", nil, &objects)
 }
 
-// printWaiting shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it.
+// printWaiting shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it, and of those of a
+// gang once what it says of all.
 func (r *running) printWaiting(objects cli.Objects) {
+	told := map[string]bool{}
 	for _, p := range objects.Pods {
 		if p.Spec.NodeName != "" || p.Spec.SchedulerName != playground.SchedulerName {
+			continue
+		}
+		if k, ok := podgroup.KeyOf(p); ok {
+			g, found := cli.NewGangAnswer(k.Namespace, k.Name, objects, playground.SchedulerName, cli.DefaultTopologyLevels())
+			if found && !told[k.Name] {
+				r.progress.Printf("podgroup %s %s.\n  %s: %s (%s)\n  → %s", k.Name, g.Message, g.Reason, g.Text, g.Detail, g.Advice)
+			}
+			told[k.Name] = true
 			continue
 		}
 		a := cli.NewAnswer(p, objects, playground.SchedulerName)
@@ -46,5 +67,10 @@ func (r *running) printMap(objects cli.Objects) error {
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && r.progress.Terminal() {
 		opts.Width = width
 	}
-	return cli.RenderMap(r.progress, cli.NewReport(objects, cli.Selection{}), opts)
+	report := cli.NewReport(objects, cli.Selection{})
+	if err := cli.RenderMap(r.progress, report, opts); err != nil || len(report.Gangs) == 0 {
+		return err
+	}
+	r.progress.Printf("")
+	return cli.RenderGangMap(r.progress, report, "", opts)
 }

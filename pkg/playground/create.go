@@ -12,8 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // createWorkers bounds the requests in flight: enough that the API server never waits for this side.
@@ -116,6 +119,22 @@ func WaitNodesReady(ctx context.Context, cfg *rest.Config, count int, progress *
 		return fmt.Errorf("only %d of %d nodes became ready; kwok.log may say why, which --dir keeps: %w", sofar, count, errors.Join(err, context.Cause(ctx)))
 	}
 	progress.Printf("%d nodes ready after %.1fs more", sofar, time.Since(begin).Seconds())
+	return nil
+}
+
+// CreateGroups creates the PodGroups.
+func CreateGroups(ctx context.Context, cfg *rest.Config, groups []Group) error {
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		_, err := client.Resource(podgroup.Resource).Namespace(corev1.NamespaceDefault).
+			Create(ctx, g.Object(), metav1.CreateOptions{FieldManager: fieldManager})
+		if err != nil {
+			return fmt.Errorf("create PodGroup %s: %w", g.Name, err)
+		}
+	}
 	return nil
 }
 

@@ -13,26 +13,40 @@ import (
 )
 
 // DemoNodes is the cluster of the demo, as for --nodes.
-const DemoNodes = "a100-mig=2,h100=2,l4=3"
+const DemoNodes = "a100-mig=2,a100=6,h100=2,l4=3"
 
 // models of the demo.
 const (
 	a100 = "NVIDIA-A100-SXM4-40GB"
-	h100 = "NVIDIA-H100-80GB-HBM3"
-	l4   = "NVIDIA-L4"
+	// a100Large are those of the nodes in racks of which gangs need several.
+	a100Large = "NVIDIA-A100-SXM4-80GB"
+	h100      = "NVIDIA-H100-80GB-HBM3"
+	l4        = "NVIDIA-L4"
 )
 
 // demoJob is a job of the demo: some equal pods.
 type demoJob struct {
 	Pod
 	copies int
-	// never says that no pod of it can run on DemoNodes.
-	never bool
+	// never says that no pod of it can run on DemoNodes, surplus that the last so many cannot.
+	never   bool
+	surplus int
+}
+
+// demoGroups are the gangs of the demo.
+var demoGroups = []Group{
+	{Name: "gang", MinMember: 3, Required: labelRack},
+	{Name: "elastic", MinMember: 2},
+	{Name: "never-gang", MinMember: 5, Required: labelRack},
 }
 
 // demoJobs are created in this order. Large pods come first, so that what fits does so whatever the scheduler prefers:
 // the demo shows where things go, and is no contest in packing.
 var demoJobs = []demoJob{
+	// Gangs: three nodes of one rack, which leaves one node there and two in the other rack; then as many as there is room for,
+	// at least two.
+	{Pod: Pod{Name: "gang", Group: "gang", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{a100Large}}, copies: 3},
+	{Pod: Pod{Name: "elastic", Group: "elastic", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{a100Large}}, copies: 4, surplus: 1},
 	// Whole GPUs.
 	{Pod: Pod{Name: "pretrain", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{h100}}, copies: 1},
 	{Pod: Pod{Name: "finetune", GPUs: 4, CPUMilli: 32_000, MemoryMiB: 256 << 10, Products: []string{h100}}, copies: 1},
@@ -62,6 +76,8 @@ var demoJobs = []demoJob{
 	{Pod: Pod{Name: "never-h100-profile", MIGProfile: "1g.20gb", MIGCount: 1, CPUMilli: 1_000}, copies: 1, never: true},
 	{Pod: Pod{Name: "never-mig-on-l4", MIGProfile: "1g.5gb", MIGCount: 1, CPUMilli: 1_000, Products: []string{l4}}, copies: 1, never: true},
 	{Pod: Pod{Name: "never-500-cpus", GPUs: 1, CPUMilli: 500_000}, copies: 1, never: true},
+	// No rack has five nodes.
+	{Pod: Pod{Name: "never-gang", Group: "never-gang", GPUs: 8, CPUMilli: 1_000, Products: []string{a100Large}}, copies: 5, never: true},
 }
 
 // demoPods are the pods of the demo in their order, and the names of those that must not be bound.
@@ -74,7 +90,7 @@ func demoPods() (pods []Pod, never map[string]bool) {
 				p.Name = fmt.Sprintf("%s-%d", j.Name, i)
 			}
 			pods = append(pods, p)
-			if j.never {
+			if j.never || i >= j.copies-j.surplus && j.surplus > 0 {
 				never[p.Name] = true
 			}
 		}
@@ -87,6 +103,9 @@ func DemoPods() []Pod {
 	pods, _ := demoPods()
 	return pods
 }
+
+// DemoGroups are their PodGroups.
+func DemoGroups() []Group { return slices.Clone(demoGroups) }
 
 // demoTimeout is how long the scheduler may take for the demo's pods, on a machine that has other things to do too.
 const demoTimeout = 45 * time.Second
@@ -107,6 +126,9 @@ func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(contex
 		return err
 	}
 	begin := time.Now()
+	if err := CreateGroups(ctx, cfg, demoGroups); err != nil {
+		return err
+	}
 	if err := CreatePods(ctx, cfg, pods, true, func(int) {}); err != nil {
 		return err
 	}

@@ -28,7 +28,12 @@ type Node struct {
 	Devices []gpu.Device
 	// LabelsOnly nodes publish no ResourceSlices.
 	LabelsOnly bool
+	// Rack is the value of the node label topology.kubernetes.io/rack; empty for none.
+	Rack string
 }
+
+// labelRack is a topology level that the scheduler knows if nobody configures others.
+const labelRack = "topology.kubernetes.io/rack"
 
 const (
 	// maxPods is above what the CPUs of any node here carry, so that it never decides.
@@ -57,6 +62,9 @@ func (n Node) Object() *corev1.Node {
 		corev1.LabelOSStable:           "linux",
 		corev1.LabelArchStable:         "amd64",
 		corev1.LabelInstanceTypeStable: n.InstanceType,
+	}
+	if n.Rack != "" {
+		labels[labelRack] = n.Rack
 	}
 	if len(n.Devices) > 0 {
 		labels["nvidia.com/gpu.present"] = "true"

@@ -6,7 +6,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -29,6 +31,29 @@ type Pod struct {
 	MIGCount   int64
 	// Products are the GPU models that will do; none means every model.
 	Products []string
+	// Group is the PodGroup that the pod is a member of; empty for none.
+	Group string
+}
+
+// Group is a PodGroup of scheduling.x-k8s.io in the namespace default: the pods that name it are a gang.
+type Group struct {
+	Name      string
+	MinMember int64
+	// Required is the topology level of which one domain holds all members; empty for none.
+	Required string
+}
+
+// Object is the PodGroup to create.
+func (g Group) Object() *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"minMember": g.MinMember}}}
+	u.SetAPIVersion(podgroup.Resource.GroupVersion().String())
+	u.SetKind("PodGroup")
+	u.SetNamespace(metav1.NamespaceDefault)
+	u.SetName(g.Name)
+	if g.Required != "" {
+		u.SetAnnotations(map[string]string{podspec.AnnotationTopologyRequired: g.Required})
+	}
+	return u
 }
 
 // Object is the pod to create, in the namespace default.
@@ -67,6 +92,9 @@ func (p Pod) Object() *corev1.Pod {
 				Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits},
 			}},
 		},
+	}
+	if p.Group != "" {
+		pod.Labels = map[string]string{podspec.LabelPodGroup: p.Group}
 	}
 	if len(p.Products) > 0 {
 		pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{

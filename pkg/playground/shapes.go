@@ -49,6 +49,9 @@ func Shapes() []Shape { return slices.Clone(shapes) }
 // MaxNodes bounds --nodes: a slip of the finger should not fill the machine.
 const MaxNodes = 20_000
 
+// nodesPerRack is how many nodes of a shape stand in a rack.
+const nodesPerRack = 4
+
 // ErrBadNodes is wrapped by every error of [ParseNodes].
 var ErrBadNodes = errors.New("bad list of nodes")
 
@@ -74,7 +77,9 @@ func ParseNodes(list string) ([]Node, error) {
 			return nil, fmt.Errorf("%w: %s=%q: want a number from 1 to %d", ErrBadNodes, name, number, MaxNodes)
 		}
 		for k := range n {
-			nodes = append(nodes, shapes[i].node(fmt.Sprintf("%s-%d", name, k)))
+			node := shapes[i].node(fmt.Sprintf("%s-%d", name, k))
+			node.Rack = fmt.Sprintf("%s-rack-%d", name, k/nodesPerRack)
+			nodes = append(nodes, node)
 		}
 	}
 	if len(nodes) > MaxNodes {

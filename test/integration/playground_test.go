@@ -465,8 +465,8 @@ func TestPlaygroundDemo(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	inOrder(
-		t, string(out), "49 pods bound and 7 unschedulable", "56 pods created: 49 fit, 7 cannot, on purpose:", "never-h200 cannot run.",
-		"make up", "44 GPUs on 7 nodes", "82.9% assigned", "\nW held whole",
+		t, string(out), "55 pods bound and 13 unschedulable", "68 pods created: 55 fit, 13 cannot, on purpose:", "podgroup never-gang has no room now", "never-h200 cannot run.",
+		"make up", "92 GPUs on 13 nodes", "91.8% assigned", "\nW held whole", "B  default/gang        Running",
 	)
 	u.nothingLeft(t)
 }
@@ -493,7 +493,7 @@ func TestPlaygroundUpWithAWorkload(t *testing.T) {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	out := string(b)
-	inOrder(t, out, "export KUBECONFIG=", "bin/weft why POD", "49 pods bound at ", "never-h200 cannot run.", "44 GPUs on 7 nodes")
+	inOrder(t, out, "export KUBECONFIG=", "bin/weft why POD", "55 pods bound at ", "never-h200 cannot run.", "92 GPUs on 13 nodes")
 	if n := strings.Count(out, "never-h200"); n != 1 {
 		t.Errorf("why never-h200 cannot run is said %d times:\n%s", n, out)
 	}
