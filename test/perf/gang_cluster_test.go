@@ -36,6 +36,7 @@ const nodesPerRack = 16
 type gangCluster struct {
 	b          *testing.B
 	nodes      int
+	audit      *auditLog
 	cp         *playground.ControlPlane
 	kwok       *playground.Process
 	client     kubernetes.Interface
@@ -53,10 +54,11 @@ func startGangCluster(b *testing.B, nodes int) *gangCluster {
 		b.Skip("starts a kube-apiserver; not with -short")
 	}
 	ctx := b.Context()
-	cp, err := playground.StartControlPlane(ctx, playground.ControlPlaneOptions{APIServerArgs: []string{
+	audit := newAuditLog(b)
+	cp, err := playground.StartControlPlane(ctx, playground.ControlPlaneOptions{APIServerArgs: append(audit.flags(),
 		"--feature-gates=GenericWorkload=true,TopologyAwareWorkloadScheduling=true",
 		"--runtime-config=scheduling.k8s.io/v1beta1=true",
-	}})
+	)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,7 +67,7 @@ func startGangCluster(b *testing.B, nodes int) *gangCluster {
 			b.Error(err)
 		}
 	})
-	c := &gangCluster{b: b, nodes: nodes, cp: cp}
+	c := &gangCluster{b: b, nodes: nodes, audit: audit, cp: cp}
 	c.must(c.prepare(ctx))
 	b.Cleanup(c.kwok.Stop)
 	return c
@@ -190,6 +192,7 @@ func (c *gangCluster) tail(s *playground.Process) func() string {
 	}
 }
 
+// get asks one of the servers.
 func (c *gangCluster) get(ctx context.Context, s *playground.Process, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.Address()+path, nil)
 	if err != nil {
@@ -229,23 +232,28 @@ func (m metricsText) sum(prefix string) float64 {
 	return sum
 }
 
-// profile starts a profile of 20 seconds if one is wanted; what it returns waits for its end and writes it.
+// profile starts profiles of 20 seconds of the scheduler and the API server if they are wanted; what it returns waits for their
+// end and writes them.
 func (c *gangCluster) profile(ctx context.Context, s *playground.Process, name string) func(metricsText) {
 	if *gangProfile == "" {
 		return func(metricsText) {}
 	}
-	var data []byte
+	c.must(os.MkdirAll(*gangProfile, 0o755))
+	file := func(suffix string) string { return filepath.Join(*gangProfile, name+suffix) }
 	var g errgroup.Group
-	g.Go(func() (err error) {
-		data, err = c.get(ctx, s, "/debug/pprof/profile?seconds=20")
-		return err
-	})
+	for suffix, server := range map[string]*playground.Process{".pprof": s, ".api.pprof": c.cp.APIServer()} {
+		g.Go(func() error {
+			data, err := c.get(ctx, server, "/debug/pprof/profile?seconds=20")
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(file(suffix), data, 0o644)
+		})
+	}
 	return func(m metricsText) {
 		c.b.Helper()
+		c.must(os.WriteFile(file(".metrics"), []byte(m), 0o644))
 		c.must(g.Wait())
-		c.must(os.MkdirAll(*gangProfile, 0o755))
-		c.must(os.WriteFile(filepath.Join(*gangProfile, name+".pprof"), data, 0o644))
-		c.must(os.WriteFile(filepath.Join(*gangProfile, name+".metrics"), []byte(m), 0o644))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -40,23 +41,26 @@ type competitor struct {
 	name string
 	// schedulerName is the profile that its pods ask for.
 	schedulerName string
-	// gates are those of the scheduler.
+	// gates are those of the scheduler that are not as weft-scheduler has them.
 	gates string
 	// group creates the PodGroup, and join makes a pod its member.
 	group func(ctx context.Context, c *gangCluster, name string, members int) error
 	join  func(pod *corev1.Pod, group string)
 }
 
+// inTreeGates are those of native gangs, and the one that is on in kube-scheduler and that weft-scheduler switches off.
+const inTreeGates = "GenericWorkload=true,NominatedNodeNameForExpectation=true"
+
 var competitors = []competitor{
 	{name: "weft", schedulerName: playground.SchedulerName, group: createCRDGroup, join: joinCRDGroup},
 	{
-		name: "in-tree", schedulerName: corev1.DefaultSchedulerName, gates: "GenericWorkload=true",
+		name: "in-tree", schedulerName: corev1.DefaultSchedulerName, gates: inTreeGates,
 		group: createNativeGroup(""), join: joinNativeGroup,
 	},
 	// All nodes are in one zone, so there is one placement to try. Weft's plan looks at zone and rack without being asked.
 	{
 		name: "in-tree-topology", schedulerName: corev1.DefaultSchedulerName,
-		gates: "GenericWorkload=true,TopologyAwareWorkloadScheduling=true",
+		gates: inTreeGates + ",TopologyAwareWorkloadScheduling=true",
 		group: createNativeGroup(corev1.LabelTopologyZone), join: joinNativeGroup,
 	},
 }
@@ -66,8 +70,7 @@ type gangRun struct {
 	Workload   string `json:"workload"`
 	Competitor string `json:"competitor"`
 	Run        int    `json:"run"`
-	// Millis is from when the last member was created to when the last was bound, both as a watch on pods sees them, and
-	// FirstMillis to when the first was bound.
+	// Millis is from when the last member was created to when the last was bound, and FirstMillis to when the first was.
 	Millis      float64 `json:"ms"`
 	FirstMillis float64 `json:"first_ms"`
 	// PlanMillis is the time of Weft's plan, or of the in-tree simulation of the whole gang.
@@ -75,6 +78,8 @@ type gangRun struct {
 	// CycleMicros is the mean time to choose a member's node, and AttemptMillis from its turn until it is bound.
 	CycleMicros   float64 `json:"cycle_us"`
 	AttemptMillis float64 `json:"attempt_ms"`
+	// Writes are what was written of the members, their creation left out, until the last was bound.
+	Writes int `json:"writes"`
 	// RefusedMillis is from the last member of a gang without room to when all its members are told so, with Message.
 	RefusedMillis float64 `json:"refused_ms"`
 	Message       string  `json:"refused_message"`
@@ -112,8 +117,8 @@ func BenchmarkGang(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				fmt.Printf("\n%-16s run %d: %6.0f ms (first bound after %.0f), plan %.1f ms, cycle %.0f µs, refused after %.0f ms, load %.1f\n%s\n",
-					p.name, number, r.Millis, r.FirstMillis, r.PlanMillis, r.CycleMicros, r.RefusedMillis, r.Load, line)
+				fmt.Printf("\n%-16s run %d: %6.0f ms (first bound after %.0f), plan %.1f ms, cycle %.0f µs, %d writes, refused after %.0f ms, load %.1f\n%s\n",
+					p.name, number, r.Millis, r.FirstMillis, r.PlanMillis, r.CycleMicros, r.Writes, r.RefusedMillis, r.Load, line)
 			}
 		}
 	}
@@ -160,7 +165,7 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	pods.wait(ctx, patience, group+" is bound whole", c.tail(s), func(seen map[string]*seenPod) string {
 		bound, message := 0, ""
 		for _, o := range seen {
-			if !o.bound.IsZero() {
+			if o.node != "" {
 				bound++
 			} else if o.message != "" {
 				message = ": " + o.message
@@ -174,16 +179,10 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	for name, after := range c.cpuMillis(s) {
 		r.CPUMillis[name] = after - r.CPUMillis[name]
 	}
-	var created, first, last time.Time
 	nodes := map[string]int{}
 	want := map[string]int{}
 	for _, o := range pods.all() {
 		nodes[o.node]++
-		created = later(created, o.created)
-		last = later(last, o.bound)
-		if first.IsZero() || o.bound.Before(first) {
-			first = o.bound
-		}
 	}
 	for i := range c.nodes {
 		want[nodeName(i)] = 1
@@ -191,7 +190,14 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	if diff := cmp.Diff(want, nodes); diff != "" {
 		c.b.Fatalf("%s: members on nodes that have room for one (-want +got):\n%s", group, diff)
 	}
-	r.Millis, r.FirstMillis = millis(last.Sub(created)), millis(first.Sub(created))
+	audited := c.audit.read(ctx, group, func(a audited) bool { return len(a.created) == c.nodes && len(a.bound) == c.nodes })
+	created, last := last(audited.created), last(audited.bound)
+	r.Millis, r.FirstMillis = millis(last.Sub(created)), millis(first(audited.bound).Sub(created))
+	for _, at := range audited.written {
+		if !at.After(last) {
+			r.Writes++
+		}
+	}
 	m := c.metrics(ctx, s)
 	r.read(p, m)
 	profiled(m)
@@ -225,9 +231,9 @@ func (c *gangCluster) refuse(ctx context.Context, p competitor, s *playground.Pr
 	pods.wait(ctx, patience, group+" is refused whole", c.tail(s), func(seen map[string]*seenPod) string {
 		told = told[:0]
 		for i := range infeasible {
-			if o := seen[memberName(group, i)]; o != nil && !o.refused.IsZero() {
+			if o := seen[memberName(group, i)]; o != nil && o.message != "" {
 				told = append(told, o)
-			} else if o != nil && !o.bound.IsZero() {
+			} else if o != nil && o.node != "" {
 				c.b.Fatalf("%s is bound to %s, where all GPUs are taken", memberName(group, i), o.node)
 			}
 		}
@@ -236,11 +242,8 @@ func (c *gangCluster) refuse(ctx context.Context, p competitor, s *playground.Pr
 		}
 		return ""
 	})
-	var created, last time.Time
-	for _, o := range told {
-		created, last = later(created, o.created), later(last, o.refused)
-	}
-	r.RefusedMillis, r.Message = millis(last.Sub(created)), told[0].message
+	audited := c.audit.read(ctx, group, func(a audited) bool { return len(a.created) == infeasible && len(a.told) == infeasible })
+	r.RefusedMillis, r.Message = millis(last(audited.told).Sub(last(audited.created))), told[0].message
 }
 
 func memberName(group string, i int) string { return fmt.Sprintf("%s-%d", group, i) }
@@ -312,8 +315,12 @@ func joinNativeGroup(pod *corev1.Pod, group string) {
 	pod.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: &group}
 }
 
-func later(a, b time.Time) time.Time {
-	return slices.MaxFunc([]time.Time{a, b}, time.Time.Compare)
+func first(at map[string]time.Time) time.Time {
+	return slices.MinFunc(slices.Collect(maps.Values(at)), time.Time.Compare)
+}
+
+func last(at map[string]time.Time) time.Time {
+	return slices.MaxFunc(slices.Collect(maps.Values(at)), time.Time.Compare)
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -16,13 +16,11 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 )
 
-// seenPod is when a watch saw a pod for the first time, bound, and refused; zero where it has not.
-type seenPod struct {
-	created, bound, refused time.Time
-	node, message           string
-}
+// seenPod is what a watch has seen of a pod: where it is bound, and what was said when it could not be.
+type seenPod struct{ node, message string }
 
-// podWatch notes when things happen to the pods. All competitors are timed by it, so what it lags behind is in every figure.
+// podWatch waits for what happens to the pods. When it happened is for [auditLog]: a watch lags behind, and more so the busier
+// the API server is.
 type podWatch struct {
 	b       *testing.B
 	stop    func()
@@ -39,7 +37,7 @@ func (c *gangCluster) watchPods(ctx context.Context) *podWatch {
 	pods := c.client.CoreV1().Pods(metav1.NamespaceDefault)
 	list, err := pods.List(ctx, metav1.ListOptions{})
 	c.must(err)
-	// The API server ends a watch that it cannot serve fast enough, which may be when it binds as fast as it can.
+	// The API server ends a watch that does not read fast enough, as on a busy machine.
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{
 		WatchFuncWithContext: pods.Watch,
 	})
@@ -51,7 +49,7 @@ func (c *gangCluster) watchPods(ctx context.Context) *podWatch {
 			if event.Type == watch.Error {
 				ended = fmt.Errorf("%w: %w", ended, apierrors.FromObject(event.Object))
 			}
-			o.note(event, time.Now())
+			o.note(event)
 		}
 		o.mu.Lock()
 		o.ended = ended
@@ -68,7 +66,7 @@ func (o *podWatch) notify() {
 	}
 }
 
-func (o *podWatch) note(event watch.Event, now time.Time) {
+func (o *podWatch) note(event watch.Event) {
 	pod, ok := event.Object.(*corev1.Pod)
 	if !ok || event.Type == watch.Deleted {
 		return
@@ -77,18 +75,13 @@ func (o *podWatch) note(event watch.Event, now time.Time) {
 	defer o.mu.Unlock()
 	p := o.seen[pod.Name]
 	if p == nil {
-		p = &seenPod{created: now}
+		p = &seenPod{}
 		o.seen[pod.Name] = p
 	}
-	if pod.Spec.NodeName != "" && p.bound.IsZero() {
-		p.bound, p.node = now, pod.Spec.NodeName
-	}
+	p.node = pod.Spec.NodeName
 	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Message != "" {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
 			p.message = c.Message
-			if p.refused.IsZero() {
-				p.refused = now
-			}
 		}
 	}
 	o.notify()
