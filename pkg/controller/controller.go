@@ -176,8 +176,8 @@ func (c *Controller) reconcile(ctx context.Context, k gang.Key, now time.Time) (
 	if !g.judged {
 		was = stored(pg)
 	}
-	members := g.record.Complete(membersOf(pods, c.ours), was, now)
 	spec, err := c.tracker.Spec(k)
+	members := g.record.Complete(spec, membersOf(pods, c.ours), was, now)
 	var next gang.Next
 	var invalid *podspec.InvalidError
 	switch {

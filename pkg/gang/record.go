@@ -8,31 +8,33 @@ import (
 	"time"
 )
 
-// Record remembers which members of a gang succeeded, for as long as it has others: when somebody deletes their pods, the gang
-// is still finishing, and not partial. Who has succeeded has succeeded, whatever becomes of the pod. The zero Record is that of a gang seen for the first time. It is not safe for
+// Record remembers what the pods of a gang no longer say: which members succeeded whose pods somebody deleted, and since when the
+// present run of the gang goes on, so that those count for it that succeeded in it and not in a run before. Who has succeeded has
+// succeeded, whatever becomes of the pod. The zero Record is that of a gang seen for the first time. It is not safe for
 // concurrent use.
 type Record struct {
 	// done are the members that succeeded, by UID; nil before the first call.
 	done map[string]MemberState
+	// start is when the run began: when its first member was bound. Zero while there is none, or it is not known.
+	start time.Time
 }
 
-// Complete is the pods with those appended that succeeded and are gone. was is the status that the gang had; when the
-// gang is seen for the first time, it says how many those are.
-func (r *Record) Complete(pods []MemberState, was Status, now time.Time) []MemberState {
+// Complete is the pods with those appended that succeeded and are gone; it says which are of a run before. was is the status
+// that the gang had: when the gang is seen for the first time, it says how many succeeded in this run.
+//
+// A run ends when no member holds a place and there are as many again as the minimum: with fewer, who comes is in the place of
+// one that was lost.
+func (r *Record) Complete(spec Spec, pods []MemberState, was Status, now time.Time) []MemberState {
 	c := count(pods)
 	if r.done == nil {
 		r.done = map[string]MemberState{}
-		gone, ended := 0, now
-		switch {
-		case was.started():
-			gone = was.Succeeded - c.done
-		case was.Phase == PhaseFinished:
-			gone, ended = was.Succeeded-c.succeeded, time.Unix(0, 0) // long before whoever starts next
-		}
-		for i := range gone {
-			uid := fmt.Sprintf("gone-%d", i)
-			r.done[uid] = MemberState{UID: uid, Bound: ended, Running: true, Ended: ended, Succeeded: true}
-		}
+		r.recall(pods, c, was, now)
+	}
+	switch {
+	case c.bound == 0 && c.active >= max(spec.Min, 1):
+		r.start = time.Time{}
+	case c.bound > 0 && r.start.IsZero():
+		r.start = c.start
 	}
 	out := slices.Clone(pods)
 	seen := map[string]bool{}
@@ -44,11 +46,42 @@ func (r *Record) Complete(pods []MemberState, was Status, now time.Time) []Membe
 			out[i] = done // it is only being cleaned up
 		}
 	}
-	maps.DeleteFunc(r.done, func(_ string, p MemberState) bool { return p.Ended.Before(c.start) })
+	maps.DeleteFunc(r.done, func(_ string, p MemberState) bool { return p.Ended.Before(r.start) })
 	for _, p := range slices.SortedFunc(maps.Values(r.done), func(a, b MemberState) int { return cmp.Compare(a.UID, b.UID) }) {
 		if !seen[p.UID] {
 			out = append(out, p)
 		}
 	}
+	for i := range out {
+		out[i].former = !out[i].active() && out[i].Ended.Before(r.start)
+	}
 	return out
+}
+
+// recall finds out from the status what an earlier Record knew.
+func (r *Record) recall(pods []MemberState, c counts, was Status, now time.Time) {
+	var ended []time.Time // of those that succeeded, the last first
+	for _, p := range pods {
+		if p.Succeeded {
+			ended = append(ended, p.Ended)
+		}
+	}
+	slices.SortFunc(ended, func(a, b time.Time) int { return b.Compare(a) })
+	gone, when := was.Succeeded-len(ended), now
+	switch {
+	case was.started():
+		r.start = c.start
+		// They may have succeeded before the first of those was bound that hold a place now, if all of them are replacements.
+		if n := min(was.Succeeded, len(ended)); n > 0 && (r.start.IsZero() || ended[n-1].Before(r.start)) {
+			r.start = ended[n-1]
+		}
+	case was.Phase == PhaseFinished:
+		when = time.Unix(0, 0) // long before whoever starts next
+	default:
+		return
+	}
+	for i := range gone {
+		uid := fmt.Sprintf("gone-%d", i)
+		r.done[uid] = MemberState{UID: uid, Bound: when, Running: true, Ended: when, Succeeded: true}
+	}
 }

@@ -59,6 +59,9 @@ type MemberState struct {
 	BindFailed bool
 	// Foreign says that another scheduler places it.
 	Foreign bool
+
+	// former says that it ended before the present run of the gang; see [Record].
+	former bool
 }
 
 // active says that the pod goes on.
@@ -73,8 +76,8 @@ func (m MemberState) lost() bool { return !m.active() && !m.Succeeded && m.Runni
 // Status is what a PodGroup says of its gang. It is stored there, and is all that [Judge] remembers from one time to the next.
 type Status struct {
 	Phase Phase
-	// Scheduled members have a node or have succeeded, Running ones run. Succeeded are those that ran beside one that has a
-	// node; when none has, all there are. Failed are all there are.
+	// Scheduled members have a node or have succeeded, Running ones run. Succeeded are those of the present run of the gang, also
+	// when their pods are gone. Failed are all whose pods are there.
 	Scheduled, Running, Succeeded, Failed int
 	// Since is when the gang became partial, or when the member was lost for which the others leave. Zero in the phases
 	// other than [PhaseUnknown] and [PhaseFailed]. In whole seconds, rounded up, as the API stores it.
@@ -134,7 +137,7 @@ func Judge(spec Spec, pods []MemberState, was Status, now time.Time) (Status, Ne
 		return s, Next{}
 	}
 	if spec.Lost == LostRestart {
-		if lost := s.lost(pods, c, was, now); !lost.at.IsZero() {
+		if lost := s.lost(pods, was, now); !lost.at.IsZero() {
 			if evict := boundUntil(pods, lost.at); len(evict) > 0 {
 				s.Phase, s.Since = PhaseFailed, lost.at
 				why := fmt.Sprintf("%s was lost, and the gang is to start again as a whole when it loses one", lost.name)
@@ -242,7 +245,7 @@ type loss struct {
 }
 
 // lost finds the latest loss of a member that ran. Members that were bound after it have nothing to do with it.
-func (s Status) lost(pods []MemberState, c counts, was Status, now time.Time) (l loss) {
+func (s Status) lost(pods []MemberState, was Status, now time.Time) (l loss) {
 	if was.Phase == PhaseFailed && len(boundUntil(pods, was.Since)) > 0 { // what was begun is finished
 		l = loss{was.Since, "a member"}
 		if i := slices.IndexFunc(pods, func(p MemberState) bool { return p.lost() && ceil(p.Ended).Equal(was.Since) }); i >= 0 {
@@ -255,7 +258,7 @@ func (s Status) lost(pods []MemberState, c counts, was Status, now time.Time) (l
 		if !p.lost() {
 			continue
 		}
-		if !p.Ended.Before(c.start) {
+		if !p.former {
 			seen++
 		}
 		if p.Ended.After(l.at) {
@@ -282,8 +285,8 @@ func boundUntil(pods []MemberState, then time.Time) (out []int) {
 type counts struct {
 	// active pods go on; of them some are bound, running, foreign, or could not be bound.
 	active, bound, running, foreign, bindFailed int
-	// succeeded, failed and deleting ones do not. done are the succeeded ones that ran beside one that is bound.
-	succeeded, failed, deleting, done int
+	// succeeded ones did so in the present run. Failed and deleting ones do not go on either.
+	succeeded, failed, deleting int
 	// start is when the first of the bound ones was bound; zero without any.
 	start time.Time
 	// refused is the first reason that the scheduler gives.
@@ -294,7 +297,9 @@ func count(pods []MemberState) (c counts) {
 	for _, p := range pods {
 		switch {
 		case p.Succeeded:
-			c.succeeded++
+			if !p.former {
+				c.succeeded++
+			}
 		case p.Failed:
 			c.failed++
 		case !p.active():
@@ -324,22 +329,12 @@ func count(pods []MemberState) (c counts) {
 			c.start = p.Bound
 		}
 	}
-	for _, p := range pods {
-		if p.Succeeded && !p.Ended.Before(c.start) {
-			c.done++
-		}
-	}
 	return c
 }
 
 // status has the numbers of a status.
 func (c counts) status() Status {
-	s := Status{Running: c.running, Succeeded: c.succeeded, Failed: c.failed}
-	if c.bound > 0 {
-		s.Succeeded = c.done
-	}
-	s.Scheduled = c.bound + s.Succeeded
-	return s
+	return Status{Scheduled: c.bound + c.succeeded, Running: c.running, Succeeded: c.succeeded, Failed: c.failed}
 }
 
 func members(n int) string {

@@ -134,7 +134,7 @@ func (l *life) change(t *testing.T, d *datadriven.TestData, command string, p *M
 
 func (l *life) judge() string {
 	var next Next
-	pods := l.record.Complete(l.pods, l.status, l.now)
+	pods := l.record.Complete(l.spec, l.pods, l.status, l.now)
 	if l.invalid != nil {
 		l.status = Invalid(l.invalid, pods, l.status)
 	} else {
@@ -209,7 +209,7 @@ func TestJudgeInvariants(t *testing.T) {
 			if r.IntN(20) == 0 {
 				record = Record{}
 			}
-			all := record.Complete(pods, was, now)
+			all := record.Complete(spec, pods, was, now)
 			s, next := Judge(spec, all, was, now)
 			again, nextAgain := Judge(spec, all, s, now)
 			if spec.Lost == LostReplace && (again != s || fmt.Sprint(nextAgain) != fmt.Sprint(next)) {
