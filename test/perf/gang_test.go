@@ -25,6 +25,7 @@ import (
 var (
 	gangNodes   = flag.Int("gang.nodes", 512, "nodes of 8 GPUs, and members of the gang")
 	gangRuns    = flag.Int("gang.runs", 3, "runs of each competitor in the benchmark of gangs")
+	gangOnly    = flag.String("gang.only", "", "the `competitor` that runs alone: weft, in-tree or in-tree-topology; empty for all")
 	gangProfile = flag.String("gang.profile", "", "a `folder` for a CPU profile and the metrics of each scheduler; profiled runs are slower")
 )
 
@@ -102,14 +103,18 @@ type gangRun struct {
 func BenchmarkGang(b *testing.B) {
 	c := startGangCluster(b, *gangNodes)
 	workload := fmt.Sprintf("gang of %d x %d GPUs on %d nodes", *gangNodes, gpusPerNode, *gangNodes)
+	taking := slices.DeleteFunc(slices.Clone(competitors), func(p competitor) bool { return *gangOnly != "" && p.name != *gangOnly })
+	if len(taking) == 0 {
+		b.Fatalf("-gang.only is %q: want the name of a competitor", *gangOnly)
+	}
 	runs := map[string][]gangRun{}
 	number := 0
 	for b.Loop() {
 		for range *gangRuns {
 			number++
-			for i := range competitors {
+			for i := range taking {
 				// Who goes first changes with every round.
-				p := competitors[(i+number)%len(competitors)]
+				p := taking[(i+number)%len(taking)]
 				r := c.run(p, fmt.Sprintf("%s-%d", p.name, number))
 				r.Workload, r.Run = workload, number
 				runs[p.name] = append(runs[p.name], r)
@@ -130,20 +135,23 @@ func BenchmarkGang(b *testing.B) {
 		return median(all)
 	}
 	b.ReportMetric(0, "ns/op") // of all together: says nothing
-	ours := medianOf("weft", func(r gangRun) float64 { return r.Millis })
-	for _, p := range competitors {
+	ours := 0.0
+	for i, p := range taking {
 		ms := medianOf(p.name, func(r gangRun) float64 { return r.Millis })
 		plan := medianOf(p.name, func(r gangRun) float64 { return r.PlanMillis })
 		cycle := medianOf(p.name, func(r gangRun) float64 { return r.CycleMicros })
 		refused := medianOf(p.name, func(r gangRun) float64 { return r.RefusedMillis })
-		fmt.Printf("%-16s median of %d: %6.0f ms, %.2f x weft; plan %.1f ms, cycle %.0f µs, refused after %.0f ms\n",
-			p.name, len(runs[p.name]), ms, ms/ours, plan, cycle, refused)
+		if i == 0 {
+			ours = ms
+		}
+		fmt.Printf("%-16s median of %d: %6.0f ms, %.2f x %s; plan %.1f ms, cycle %.0f µs, refused after %.0f ms\n",
+			p.name, len(runs[p.name]), ms, ms/ours, taking[0].name, plan, cycle, refused)
 		b.ReportMetric(ms, p.name+"-ms")
 		b.ReportMetric(plan, p.name+"-plan-ms")
 		b.ReportMetric(cycle, p.name+"-cycle-µs")
 		b.ReportMetric(refused, p.name+"-refused-ms")
-		if p.name != "weft" {
-			b.ReportMetric(ms/ours, p.name+"/weft")
+		if i > 0 {
+			b.ReportMetric(ms/ours, p.name+"/"+taking[0].name)
 		}
 	}
 }
