@@ -17,6 +17,9 @@ type Record struct {
 	done map[string]MemberState
 	// start is when the run began: when its first member was bound. Zero while there is none, or it is not known.
 	start time.Time
+	// past are the members that had ended when no member held a place: whoever is bound later has nothing to do with that. The times
+	// in pods, in whole seconds, do not always say so.
+	past map[string]bool
 }
 
 // Complete is the pods with those appended that succeeded and are gone; it says which are of a run before. was is the status
@@ -52,9 +55,15 @@ func (r *Record) Complete(spec Spec, pods []MemberState, was Status, now time.Ti
 			out = append(out, p)
 		}
 	}
+	past := map[string]bool{}
 	for i := range out {
-		out[i].former = !out[i].active() && out[i].Ended.Before(r.start)
+		p := &out[i]
+		p.former = !p.active() && p.Ended.Before(r.start)
+		if p.past = !p.active() && (c.bound == 0 || r.past[p.UID]); p.past {
+			past[p.UID] = true
+		}
 	}
+	r.past = past
 	return out
 }
 

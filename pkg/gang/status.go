@@ -60,8 +60,9 @@ type MemberState struct {
 	// Foreign says that another scheduler places it.
 	Foreign bool
 
-	// former says that it ended before the present run of the gang; see [Record].
-	former bool
+	// former says that it ended before the present run of the gang, past that it did before any was bound of those that hold a
+	// place now; see [Record].
+	former, past bool
 }
 
 // active says that the pod goes on.
@@ -255,7 +256,7 @@ func (s Status) lost(pods []MemberState, was Status, now time.Time) (l loss) {
 	}
 	seen := 0
 	for _, p := range pods {
-		if !p.lost() {
+		if !p.lost() || p.past {
 			continue
 		}
 		if !p.former {
