@@ -13,13 +13,15 @@ import (
 )
 
 // DemoNodes is the cluster of the demo, as for --nodes.
-const DemoNodes = "a100-mig=2,a100=6,h100=2,l4=3"
+const DemoNodes = "a100-mig=2,a100=4,h100=2,l4=3,v100=3"
 
 // models of the demo.
 const (
 	a100 = "NVIDIA-A100-SXM4-40GB"
-	// a100Large are those of the nodes in racks of which gangs need several.
+	// Gangs have these for themselves: they are complete only when their last pod is there, and where others came first would be
+	// a matter of chance.
 	a100Large = "NVIDIA-A100-SXM4-80GB"
+	v100      = "Tesla-V100-SXM2-16GB"
 	h100      = "NVIDIA-H100-80GB-HBM3"
 	l4        = "NVIDIA-L4"
 )
@@ -43,10 +45,9 @@ var demoGroups = []Group{
 // demoJobs are created in this order. Large pods come first, so that what fits does so whatever the scheduler prefers:
 // the demo shows where things go, and is no contest in packing.
 var demoJobs = []demoJob{
-	// Gangs: three nodes of one rack, which leaves one node there and two in the other rack; then as many as there is room for,
-	// at least two.
+	// Gangs: three nodes of one rack; and as many nodes as there are, at least two.
 	{Pod: Pod{Name: "gang", Group: "gang", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{a100Large}}, copies: 3},
-	{Pod: Pod{Name: "elastic", Group: "elastic", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{a100Large}}, copies: 4, surplus: 1},
+	{Pod: Pod{Name: "elastic", Group: "elastic", GPUs: 8, CPUMilli: 32_000, MemoryMiB: 256 << 10, Products: []string{v100}}, copies: 4, surplus: 1},
 	// Whole GPUs.
 	{Pod: Pod{Name: "pretrain", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{h100}}, copies: 1},
 	{Pod: Pod{Name: "finetune", GPUs: 4, CPUMilli: 32_000, MemoryMiB: 256 << 10, Products: []string{h100}}, copies: 1},
@@ -59,8 +60,8 @@ var demoJobs = []demoJob{
 	{Pod: Pod{Name: "ensemble", Percent: 50, Count: 2, CPUMilli: 4_000, MemoryMiB: 16 << 10, Products: []string{l4}}, copies: 2},
 	// Shares.
 	{Pod: Pod{Name: "serve", Percent: 50, CPUMilli: 4_000, MemoryMiB: 16 << 10, Products: []string{l4}}, copies: 4},
-	{Pod: Pod{Name: "notebook", Percent: 20, CPUMilli: 2_000, MemoryMiB: 8 << 10}, copies: 8},
-	{Pod: Pod{Name: "embed", Percent: 10, GPUMemory: "4Gi", CPUMilli: 1_000, MemoryMiB: 4 << 10}, copies: 4},
+	{Pod: Pod{Name: "notebook", Percent: 20, CPUMilli: 2_000, MemoryMiB: 8 << 10, Products: []string{a100, h100, l4}}, copies: 8},
+	{Pod: Pod{Name: "embed", Percent: 10, GPUMemory: "4Gi", CPUMilli: 1_000, MemoryMiB: 4 << 10, Products: []string{a100, h100, l4}}, copies: 4},
 	// MIG instances.
 	{Pod: Pod{Name: "mig-whole", MIGProfile: "7g.40gb", MIGCount: 1, CPUMilli: 4_000, MemoryMiB: 32 << 10}, copies: 1},
 	{Pod: Pod{Name: "mig-half", MIGProfile: "3g.20gb", MIGCount: 1, CPUMilli: 4_000, MemoryMiB: 16 << 10}, copies: 5},
