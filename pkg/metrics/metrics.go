@@ -56,6 +56,21 @@ var (
 		Help:           "Gangs of which a member was given up after others may have been bound; always 0 unless the API server refuses bindings.",
 		StabilityLevel: metrics.ALPHA,
 	})
+	gangPreemptions = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "weft_gang_preemptions_total",
+		Help:           "Times that pods were evicted so that a gang has room.",
+		StabilityLevel: metrics.ALPHA,
+	})
+	gangVictims = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "weft_gang_victims_total",
+		Help:           "Pods that were evicted so that a gang has room.",
+		StabilityLevel: metrics.ALPHA,
+	})
+	gangReserved = metrics.NewGauge(&metrics.GaugeOpts{
+		Name:           "weft_gang_reserved",
+		Help:           "Gangs that wait and for which places are kept.",
+		StabilityLevel: metrics.ALPHA,
+	})
 
 	register sync.Once
 	// byReason are the counters of rejections, looked up once: Filter counts for thousands of nodes a second.
@@ -65,7 +80,8 @@ var (
 // Register makes the metrics visible. Repeating it changes nothing.
 func Register() {
 	register.Do(func() {
-		legacyregistry.MustRegister(rejections, bindingsUnknown, gangPlan, gangAttempts, gangWait, gangDomains, gangPartial)
+		legacyregistry.MustRegister(rejections, bindingsUnknown, gangPlan, gangAttempts, gangWait, gangDomains, gangPartial,
+			gangPreemptions, gangVictims, gangReserved)
 		for _, r := range fit.Reasons() {
 			byReason[r] = rejections.WithLabelValues(r.String())
 		}
@@ -111,6 +127,15 @@ func GangDomains(levels iter.Seq2[string, int]) {
 		gangDomains.WithLabelValues(level).Observe(float64(n))
 	}
 }
+
+// GangPreempted counts a preemption with so many victims.
+func GangPreempted(victims int) {
+	gangPreemptions.Inc()
+	gangVictims.Add(float64(victims))
+}
+
+// GangsReserved records for how many gangs places are kept.
+func GangsReserved(n int) { gangReserved.Set(float64(n)) }
 
 // GangPartial counts a gang that was released and not bound whole.
 func GangPartial() { gangPartial.Inc() }

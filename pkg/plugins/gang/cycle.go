@@ -43,7 +43,7 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	node, planned := pl.gangs.book.placeOf(k, pod.UID)
 	if !planned {
 		var status *fwk.Status
-		if node, status = pl.place(ctx, k, pod, nodes); !status.IsSuccess() {
+		if node, status = pl.place(ctx, state, k, pod, nodes); !status.IsSuccess() {
 			return nil, status
 		}
 	}
@@ -55,7 +55,7 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 func (pl *Plugin) PreFilterExtensions() fwk.PreFilterExtensions { return nil }
 
 // place plans the gang of a member without a place, and returns the member's node.
-func (pl *Plugin) place(ctx context.Context, k gang.Key, pod *v1.Pod, nodes []fwk.NodeInfo) (string, *fwk.Status) {
+func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, pod *v1.Pod, nodes []fwk.NodeInfo) (string, *fwk.Status) {
 	if size, busy := pl.gangs.book.waitFor(k, pod); busy {
 		return "", withoutPlace(k, size)
 	}
@@ -71,7 +71,7 @@ func (pl *Plugin) place(ctx context.Context, k gang.Key, pod *v1.Pod, nodes []fw
 		return "", fwk.AsStatus(errors.New(r.Message()))
 	}
 	start := time.Now()
-	node, refused, err := pl.plan(ctx, in, pod, nodes)
+	node, refused, err := pl.plan(ctx, state, in, pod, nodes)
 	metrics.GangPlanned(time.Since(start))
 	switch {
 	case errors.Is(err, errWithoutPlace):
@@ -115,8 +115,9 @@ func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nod
 }
 
 // PostFilter implements fwk.PostFilterPlugin. Preemption for one member alone would evict pods for a gang that may still have
-// no room, so no other plugin gets to it. A member that was refused on the node that is planned for it ends the plan.
-func (pl *Plugin) PostFilter(_ context.Context, _ fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
+// no room, so no other plugin gets to it; for the gang as a whole see makeRoom. A member that was refused on the node that is
+// planned for it ends the plan.
+func (pl *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	k, ok := memberOf(pod)
 	if !ok {
 		return nil, fwk.NewStatus(fwk.Unschedulable)
@@ -127,6 +128,9 @@ func (pl *Plugin) PostFilter(_ context.Context, _ fwk.CycleState, pod *v1.Pod, s
 			// The pod's own plugin may wait for an event that another place does not need.
 			pl.gangs.activate([]*v1.Pod{pod})
 		}
+	}
+	if q := readQuestion(state); q != nil {
+		pl.wait(ctx, q)
 	}
 	return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable)
 }

@@ -20,20 +20,20 @@
 //
 // # The life of a plan
 //
-//	                 PreFilter of any member
-//	                 gang.Plan, other plugins asked
-//	    (no plan) -----------------------------------> Reserved: every member holds its GPUs and is nominated
-//	     ^  ^   |                                        |       |
-//	     |  |   | no room: all members are told          |       | each member's cycle: pinned, Reserve, waits at Permit
-//	     |  |   v the same, one of them leads            |       v
-//	     |  | Refused                                    |    the last member is at Permit, or the minimum runs already
-//	     |  +---- an event for the leader                |       |
-//	     |                                               |       v
-//	     +-----------------------------------------------+    Released: all are bound; one whose bind fails keeps its place for
-//	       a member is gone, refused or not in time;             |      bindRetries more attempts and is then given up
-//	       the PodGroup changed: everything is given             |
-//	       back, members that wait are tried again               v
-//	                                                          (no plan), when the API server shows all of them bound
+//	             PreFilter of any member
+//	             gang.Plan, other plugins asked
+//	(no plan) -----------------------------------> Reserved: every member holds its GPUs and is nominated
+//	 ^  ^   |                                        |       |
+//	 |  |   | no room: all members are told          |       | each member's cycle: pinned, Reserve, waits at Permit
+//	 |  |   v the same, one of them leads            |       v
+//	 |  | Refused                                    |    the last member is at Permit, or the minimum runs already
+//	 |  +---- an event for the leader                |       |
+//	 |                                               |       v
+//	 +-----------------------------------------------+    Released: all are bound; one whose bind fails keeps its place for
+//	   a member is gone, refused or not in time;             |      bindRetries more attempts and is then given up
+//	   the PodGroup changed: everything is given             |
+//	   back, members that wait are tried again               v
+//	                                                      (no plan), when the API server shows all of them bound
 //
 // Invariant: before the release no member is bound; so a gang is bound whole or not at all, but for binds that the API server
 // refuses for good. Those that then fall below the minimum are the controller's to evict, which works without a scheduler.

@@ -54,6 +54,9 @@ func (pl *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint,
 
 func (pl *Plugin) afterPodDeleted(_ klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
 	pl.gangs.gpus.Refresh(oldObj)
+	if pl.victimsLeft(pod) {
+		return fwk.QueueSkip, nil // the last victim brings the gang back, not each
+	}
 	if deleted, ok := oldObj.(*v1.Pod); ok {
 		return pl.fitsNow(pod, deleted.Spec.NodeName), nil
 	}
@@ -117,6 +120,16 @@ func (pl *Plugin) fitsNow(pod *v1.Pod, node string) fwk.QueueingHint {
 	return fwk.QueueSkip
 }
 
+// victimsLeft reports whether the pod leads a gang of which victims are still there.
+func (pl *Plugin) victimsLeft(pod *v1.Pod) bool {
+	k, ok := memberOf(pod)
+	if !ok || pl.leads(pod) == nil {
+		return false
+	}
+	h := pl.gangs.waiting.of(k)
+	return h != nil && h.kind == forVictims && pl.stillThere(h)
+}
+
 func (pl *Plugin) leads(pod *v1.Pod) *refusal {
 	if k, ok := memberOf(pod); ok {
 		return pl.gangs.queue.leads(k, pod)
@@ -130,8 +143,13 @@ func tell(h fwk.Handle, spec gang.Spec, kind, reason, format string, args ...any
 	if recorder == nil {
 		return
 	}
-	recorder.Eventf(&v1.ObjectReference{
+	recorder.Eventf(reference(spec), nil, kind, reason, "Scheduling", "%s", fmt.Sprintf(format, args...))
+}
+
+// reference names the PodGroup.
+func reference(spec gang.Spec) *v1.ObjectReference {
+	return &v1.ObjectReference{
 		APIVersion: schedv1alpha1.SchemeGroupVersion.String(), Kind: "PodGroup",
 		Namespace: spec.Namespace, Name: spec.Name, UID: types.UID(spec.UID),
-	}, nil, kind, reason, "Scheduling", "%s", fmt.Sprintf(format, args...))
+	}
 }

@@ -23,7 +23,7 @@ const maxReplans = 8
 
 // plan places the members of the gang that have no place, and reserves all of it. node is where the pod goes, whose turn it is;
 // refused says why there is no plan. An error is neither: something changed meanwhile.
-func (pl *Plugin) plan(ctx context.Context, in inspection, pod *v1.Pod, nodes []fwk.NodeInfo) (node string, refused *refusal, err error) {
+func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection, pod *v1.Pod, nodes []fwk.NodeInfo) (node string, refused *refusal, err error) {
 	pl.gangs.gpus.Cache().Snapshot(pl.snapshot)
 	q, refused, err := pl.ask(ctx, in, nodes)
 	if err != nil {
@@ -35,6 +35,7 @@ func (pl *Plugin) plan(ctx context.Context, in inspection, pod *v1.Pod, nodes []
 	}
 	if refused != nil {
 		refused.leader = pod.UID
+		state.Write(questionKey, q)
 	}
 	if err != nil || refused != nil {
 		return "", refused, err
@@ -45,6 +46,7 @@ func (pl *Plugin) plan(ctx context.Context, in inspection, pod *v1.Pod, nodes []
 		return "", nil, fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err)
 	}
 	pl.gangs.queue.accept(in.spec.Key)
+	pl.gangs.release(in.spec.Key)
 	metrics.GangDomains(domainsOf(q.Levels, res))
 	tell(pl.handle, in.spec, v1.EventTypeNormal, "Planned", "places for %d members %s", p.size, p.where)
 	pl.gangs.activate(p.others(pod.UID))
@@ -57,9 +59,12 @@ func (pl *Plugin) plan(ctx context.Context, in inspection, pod *v1.Pod, nodes []
 // answer plans, and asks the other plugins about the plan as a whole where a member's place can depend on another's.
 func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
 	var refusedBy *fwk.Status
-	for range maxReplans {
+	for range maxReplans + 1 {
 		res, r := gang.Plan(&q.Problem)
 		if !r.OK() {
+			if q.widen(ctx) {
+				continue // the same, with what there would be if pods left
+			}
 			return nil, q.noRoom(r, refusedBy), nil
 		}
 		at, status := q.verify(ctx, res)

@@ -30,8 +30,9 @@ type Options struct {
 }
 
 // NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the plans.
-func NewFactory(opts Options) frameworkruntime.PluginFactory {
-	g := newGangs(opts)
+func NewFactory(opts Options) frameworkruntime.PluginFactory { return newGangs(opts).factory() }
+
+func (g *gangs) factory() frameworkruntime.PluginFactory {
 	return func(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
 		args, err := scheme.GangArgs(obj)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +36,14 @@ type question struct {
 	states []fwk.CycleState
 	// infos are the Nodes, in the same order.
 	infos []fwk.NodeInfo
+	// all are the nodes of the cluster, and allowed, by shape, the names of those that the other plugins have not ruled out; nil
+	// where they rule none out. kept says that something of a node is kept for another gang.
+	all     []fwk.NodeInfo
+	allowed []sets.Set[string]
+	kept    atomic.Bool
+	// holds are what is kept for other gangs and binds this one. widened says that the nodes are not only those with room.
+	holds   []*gpufit.Hold
+	widened bool
 
 	mu sync.Mutex
 	// refused counts the nodes that other plugins refuse, by what they say.
@@ -54,8 +63,8 @@ func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) 
 		return nil, q.refusal(fwk.UnschedulableAndUnresolvable, r.Reason, r.Message()), nil
 	}
 	q.addResources()
-	allowed := make([]sets.Set[string], len(q.shapes))
-	for i, s := range q.shapes {
+	q.all, q.holds = nodes, q.bindingHolds()
+	for _, s := range q.shapes {
 		state, names, status := pl.askOthers(ctx, s.pod)
 		if status.IsRejected() {
 			message := fmt.Sprintf("%s: %s", s.pod.Name, status.Message())
@@ -65,9 +74,9 @@ func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) 
 			return nil, nil, status.AsError()
 		}
 		q.states = append(q.states, state)
-		allowed[i] = names
+		q.allowed = append(q.allowed, names)
 	}
-	q.addNodes(ctx, nodes, allowed)
+	q.addNodes(ctx, nodes)
 	return q, nil, ctx.Err()
 }
 
@@ -144,8 +153,8 @@ func (q *question) addResources() {
 	}
 }
 
-// addNodes adds the nodes that take a shape, and those where members are.
-func (q *question) addNodes(ctx context.Context, nodes []fwk.NodeInfo, allowed []sets.Set[string]) {
+// addNodes adds the nodes that have room for a shape, and those where members are. See widen for the others.
+func (q *question) addNodes(ctx context.Context, nodes []fwk.NodeInfo) {
 	members := sets.New[string]()
 	for _, m := range q.Members {
 		members.Insert(m.Node)
@@ -153,7 +162,7 @@ func (q *question) addNodes(ctx context.Context, nodes []fwk.NodeInfo, allowed [
 	found := make([]*gang.Node, len(nodes))
 	q.pl.handle.Parallelizer().Until(ctx, len(nodes), func(i int) {
 		n := q.node(nodes[i])
-		if takes := q.limit(ctx, n, nodes[i], allowed); takes || members.Has(n.Name) {
+		if takes := q.limit(ctx, n, nodes[i]); takes || members.Has(n.Name) {
 			found[i] = n
 		}
 	}, "Gang")
@@ -180,14 +189,14 @@ func (q *question) node(info fwk.NodeInfo) *gang.Node {
 		Free:     make([]int64, len(q.Resources)),
 	}
 	for i, name := range q.Resources {
-		n.Free[i] = free(info, v1.ResourceName(name))
+		n.Free[i] = gpufit.Free(info, v1.ResourceName(name))
 	}
 	for _, nominated := range q.pl.handle.NominatedPodsForNode(o.Name) {
 		p := nominated.GetPod()
 		if k, ok := memberOf(p); ok && k == q.in.spec.Key || corev1helpers.PodPriority(p) < q.priority {
 			continue
 		}
-		asks := asksOf(p)
+		asks := gpufit.Asks(p)
 		for i, name := range q.Resources {
 			n.Free[i] -= asks[v1.ResourceName(name)]
 		}
@@ -198,41 +207,32 @@ func (q *question) node(info fwk.NodeInfo) *gang.Node {
 			}
 		}
 	}
+	q.leaveKept(n)
 	return n
 }
 
-// free is what is left of a resource, as plugin NodeResourcesFit counts it.
-func free(info fwk.NodeInfo, name v1.ResourceName) int64 {
-	all, used := info.GetAllocatable(), info.GetRequested()
-	switch name {
-	case v1.ResourceCPU:
-		return all.GetMilliCPU() - used.GetMilliCPU()
-	case v1.ResourceMemory:
-		return all.GetMemory() - used.GetMemory()
-	case v1.ResourceEphemeralStorage:
-		return all.GetEphemeralStorage() - used.GetEphemeralStorage()
-	case v1.ResourcePods:
-		return int64(all.GetAllowedPodNumber() - len(info.GetPods()))
-	default:
-		return all.GetScalarResources()[name] - used.GetScalarResources()[name]
-	}
-}
-
 // limit says which shapes the node takes, and whether it takes any. The other plugins are asked only where there is room.
-func (q *question) limit(ctx context.Context, n *gang.Node, info fwk.NodeInfo, allowed []sets.Set[string]) (any bool) {
+func (q *question) limit(ctx context.Context, n *gang.Node, info fwk.NodeInfo) (any bool) {
 	n.Limit = make([]int, len(q.shapes))
-	for i, s := range q.shapes {
-		if allowed[i] != nil && !allowed[i].Has(n.Name) || slices.Contains(s.avoid, n.Name) || !q.hasRoom(n, i) {
-			continue
+	for i := range q.shapes {
+		if q.hasRoom(n, i) && q.takes(ctx, info, i) {
+			n.Limit[i], any = gang.NoLimit, true
 		}
-		if status := q.pl.handle.RunFilterPlugins(ctx, q.states[i], s.pod, info); !status.IsSuccess() {
-			q.count(status)
-			continue
-		}
-		n.Limit[i] = gang.NoLimit
-		any = true
 	}
 	return any
+}
+
+// takes asks the other plugins about a member of the shape on the node.
+func (q *question) takes(ctx context.Context, info fwk.NodeInfo, i int) bool {
+	name, s := info.Node().Name, q.shapes[i]
+	if q.allowed[i] != nil && !q.allowed[i].Has(name) || slices.Contains(s.avoid, name) {
+		return false
+	}
+	if status := q.pl.handle.RunFilterPlugins(ctx, q.states[i], s.pod, info); !status.IsSuccess() {
+		q.count(status)
+		return false
+	}
+	return true
 }
 
 // hasRoom reports whether the node has room for one member of the shape.
@@ -278,5 +278,6 @@ func (q *question) refusal(code fwk.Code, reason fit.Reason, message string) *re
 		r.requests = append(r.requests, s.request)
 		r.wide = r.wide || s.wide
 	}
+	r.kept, r.priority = q.kept.Load(), q.priority
 	return r
 }

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 
 	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/metrics"
@@ -25,18 +26,22 @@ type gangs struct {
 	gpus    *gpufit.State
 	tracker *podgroup.Tracker
 	synced  atomic.Bool
+	// dial makes the client that reads PodGroups.
+	dial func(*rest.Config) (dynamic.Interface, error)
 
 	mu      sync.Mutex
 	plugins map[string]*Plugin // by profile
 
-	queue queue
-	book  book
+	queue   queue
+	book    book
+	waiting waiting
 }
 
 func newGangs(opts Options) *gangs {
 	return &gangs{
 		options: opts, gpus: opts.State, plugins: map[string]*Plugin{},
-		queue: newQueue(), book: newBook(opts.State),
+		queue: newQueue(), book: newBook(opts.State), waiting: newWaiting(opts.State),
+		dial: func(cfg *rest.Config) (dynamic.Interface, error) { return dynamic.NewForConfig(cfg) },
 	}
 }
 
@@ -54,7 +59,7 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 	g.native = g.options.Native != nil && g.options.Native()
 	o := podgroup.TrackerOptions{Pods: pl.handle.SharedInformerFactory()}
 	if cfg := pl.handle.KubeConfig(); cfg != nil {
-		client, err := dynamic.NewForConfig(cfg)
+		client, err := g.dial(cfg)
 		if err != nil {
 			return fmt.Errorf("client for PodGroups: %w", err)
 		}
@@ -68,6 +73,7 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 	metrics.Register()
 	tracker.OnChange(g.changed)
 	tracker.Start(ctx)
+	go g.watch(ctx, pl.now)
 	return nil
 }
 
@@ -100,6 +106,7 @@ func (g *gangs) changed(k gang.Key) {
 		g.book.changed(k, g.review(k, members))
 	}
 	if len(members) == 0 && len(g.tracker.All(k)) == 0 {
+		g.release(k)
 		g.queue.forget(k)
 		g.book.forget(k)
 		return
@@ -108,6 +115,7 @@ func (g *gangs) changed(k gang.Key) {
 		pl := g.plugin(p.Spec.SchedulerName)
 		return pl != nil && pl.judge(k).OK()
 	}))
+	g.reviewHold(k, members)
 	g.activate(g.queue.reviewRefusal(k, members))
 }
 

@@ -25,6 +25,9 @@ type refusal struct {
 	requests []gpu.Request
 	// wide says that more than the node itself decides whether a node takes a member: other pods, volumes, claims.
 	wide bool
+	// priority is the gang's, and kept says that something of a node was kept for another gang.
+	priority int32
+	kept     bool
 	// stale says that the members have changed since.
 	stale bool
 }

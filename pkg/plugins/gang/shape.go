@@ -6,9 +6,9 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/component-helpers/resource"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/plugins/gpufit"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -30,22 +30,7 @@ func newShape(pod *v1.Pod) (*shape, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shape{pod: pod, request: r, asks: asksOf(pod), wide: isWide(pod)}, nil
-}
-
-// asksOf is what the pod asks of the node's resources, as plugin NodeResourcesFit counts it, with its slot among pods.
-func asksOf(pod *v1.Pod) map[v1.ResourceName]int64 {
-	asks := map[v1.ResourceName]int64{v1.ResourcePods: 1}
-	for name, q := range resource.PodRequests(pod, resource.PodResourcesOptions{}) {
-		v := q.Value()
-		if name == v1.ResourceCPU {
-			v = q.MilliValue()
-		}
-		if v > 0 {
-			asks[name] = v
-		}
-	}
-	return asks
+	return &shape{pod: pod, request: r, asks: gpufit.Asks(pod), wide: isWide(pod)}, nil
 }
 
 func isWide(pod *v1.Pod) bool {

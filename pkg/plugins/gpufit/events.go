@@ -97,13 +97,19 @@ func (pl *Plugin) isSchedulableAfterPodUpdated(_ klog.Logger, _ *v1.Pod, oldObj,
 }
 
 // fitsNow asks for a retry when the pod fits the node that changed. It was refused everywhere, so only a node that changed
-// can take it.
+// can take it. When what is kept for a gang is kept no longer, plugin Gang has the pods tried that were refused for it.
 func (pl *Plugin) fitsNow(pod *v1.Pod, node string) fwk.QueueingHint {
 	r, err := podspec.PendingRequest(pod)
 	if err != nil {
 		return fwk.QueueSkip
 	}
-	if fit.Check(pl.shared.cache.Node(node), r) != fit.Fits {
+	n := pl.shared.cache.Node(node)
+	for _, h := range pl.shared.Holds() {
+		if h.Binds(pod, pl.now()) {
+			n = h.On(n)
+		}
+	}
+	if fit.Check(n, r) != fit.Fits {
 		return fwk.QueueSkip
 	}
 	return fwk.Queue

@@ -3,6 +3,7 @@ package gpufit
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
@@ -22,7 +23,7 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	if err := pl.ready(ctx, pod); err != nil {
 		return nil, fwk.AsStatus(err)
 	}
-	c := &cycle{milliCPU: podspec.MilliCPU(pod)}
+	c := &cycle{milliCPU: podspec.MilliCPU(pod), heldBack: new(atomic.Bool)}
 	request, err := podspec.PendingRequest(pod)
 	if err != nil {
 		metrics.Rejected(fit.InvalidRequest)
@@ -35,10 +36,13 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	c.memo = pl.learner.current().For(request)
 	pl.shared.cache.Snapshot(pl.snapshot)
 	state.Write(stateKey, c)
-	if request.Empty() {
+	pl.readPlan(c, pod)
+	if c.plannedOn == "" { // what is planned was planned around what is kept
+		pl.respect(c, pod)
+	}
+	if request.Empty() && len(c.holds) == 0 {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
-	pl.readPlan(c, pod)
 	return nil, nil
 }
 
@@ -132,12 +136,15 @@ func (pl *Plugin) RemovePod(_ context.Context, state fwk.CycleState, _ *v1.Pod, 
 }
 
 // Filter implements fwk.FilterPlugin.
-func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
+func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, pod *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
 	c, status := readCycle(state)
 	if status != nil {
 		return status
 	}
 	reason := c.memo.Check(c.node(pl.snapshot, nodeInfo.Node().Name))
+	if pl.keptFromPod(c, pod, nodeInfo, reason) {
+		reason = fit.ReservedForGang
+	}
 	if reason == fit.Fits {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -35,11 +36,14 @@ type State struct {
 	slices    bool
 	synced    atomic.Bool
 	learners  map[string]*learner // by profile
+	// heldBack are the pods that were refused a node for what is kept, by UID.
+	heldBack map[types.UID]*v1.Pod
+	holds    atomic.Pointer[[]*Hold]
 }
 
 // NewState is the state of a process. It does nothing before the first [State.Join].
 func NewState(opts Options) *State {
-	return &State{options: opts, learners: map[string]*learner{}}
+	return &State{options: opts, learners: map[string]*learner{}, heldBack: map[types.UID]*v1.Pod{}}
 }
 
 // Join prepares the state for a plugin of the process. The first one makes the cache; all must have the informers of one

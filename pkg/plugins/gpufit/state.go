@@ -3,7 +3,9 @@ package gpufit
 import (
 	"errors"
 	"maps"
+	"sync/atomic"
 
+	v1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/cluster"
@@ -25,6 +27,11 @@ type cycle struct {
 	planned   cluster.Pod
 	// overlay are nodes as they would be with pods added or removed, for preemption and nominated pods.
 	overlay map[string]*cluster.Node
+	// holds are what is kept for gangs and binds the pod; asks is what it asks for where there are any, and heldBack says that it
+	// was refused a node for them.
+	holds    []*Hold
+	asks     map[v1.ResourceName]int64
+	heldBack *atomic.Bool
 	// assignment is what Reserve chose.
 	assignment gpu.Assignment
 }

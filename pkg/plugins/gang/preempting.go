@@ -1,0 +1,240 @@
+package gang
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apipod "k8s.io/kubernetes/pkg/api/v1/pod"
+	"k8s.io/kubernetes/pkg/scheduler/util"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/plugins/gpufit"
+	"weft.sh/weft/pkg/podgroup"
+)
+
+const (
+	// evictionMargin is how much longer than their grace period victims may take, and evictionTimeout how long the API server may.
+	evictionMargin  = 30 * time.Second
+	evictionTimeout = 30 * time.Second
+	// evictionBackoff is how long a gang waits whose victims could not be evicted.
+	evictionBackoff = 10 * time.Second
+)
+
+// wait does what can be done for a gang that has no room: it makes room, or keeps what the gang will start on. It is called once
+// for each refusal, at the end of the cycle of the member that led to it.
+func (pl *Plugin) wait(ctx context.Context, q *question) {
+	k := q.in.spec.Key
+	before := pl.gangs.waiting.of(k)
+	if before != nil && before.kind == forVictims && pl.stillThere(before) {
+		return
+	}
+	room, err := q.makeRoom(ctx)
+	switch {
+	case err != nil:
+		logger().Error(err, "Looking for pods that could make room", "gang", k)
+		pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
+	case room != nil:
+		pl.preempt(q, room)
+	default:
+		pl.reserve(q, before)
+	}
+}
+
+// stillThere reports whether any of the victims is, as far as the informer knows: the last one to go brings the gang back.
+func (pl *Plugin) stillThere(h *hold) bool {
+	pods := pl.handle.SharedInformerFactory().Core().V1().Pods().Lister()
+	for _, v := range h.victims {
+		if now, err := pods.Pods(v.Namespace).Get(v.Name); err == nil && now.UID == v.UID {
+			return true
+		}
+	}
+	return false
+}
+
+// room is a plan with the pods that have to leave for it.
+type room struct {
+	of     *question
+	result *gang.Result
+	// victims are to be evicted, leaving leave already.
+	victims, leaving []*v1.Pod
+}
+
+// makeRoom plans the gang on what would be free without pods of lower priority; nil when there is no such plan. Other plugins are
+// asked about the whole of it, as they would find things then.
+func (q *question) makeRoom(ctx context.Context) (*room, error) {
+	leaving := q.leaving()
+	later, status := q.after(ctx, leaving)
+	if !status.IsSuccess() {
+		return nil, status.AsError()
+	}
+	var units []gang.Unit
+	var pods [][]*v1.Pod
+	budgets, allowed := q.pl.budgets()
+	if q.mayPreempt() {
+		units, pods = later.units(budgets)
+	}
+	if len(units) == 0 && len(leaving) == 0 {
+		return nil, nil
+	}
+	for range maxReplans {
+		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed)
+		if !r.OK() {
+			return nil, nil
+		}
+		found := &room{of: later, result: res, victims: podsOf(pods, chosen), leaving: leaving}
+		then, status := later.after(ctx, found.victims)
+		if !status.IsSuccess() {
+			return nil, status.AsError()
+		}
+		at, status := then.verify(ctx, res)
+		if status.IsSuccess() {
+			return found, nil
+		}
+		if !status.IsRejected() {
+			return nil, status.AsError()
+		}
+		then.tighten(ctx, res, at) // the limits are shared
+	}
+	return nil, nil
+}
+
+// mayPreempt reports whether no member forbids it.
+func (q *question) mayPreempt() bool {
+	for _, p := range q.pods {
+		if policy := p.Spec.PreemptionPolicy; policy != nil && *policy == v1.PreemptNever {
+			return false
+		}
+	}
+	return true
+}
+
+// preempt keeps the places of the plan for the gang, and then evicts the victims.
+func (pl *Plugin) preempt(q *question, r *room) {
+	k, now := q.in.spec.Key, pl.now()
+	expires := now
+	for _, v := range r.victims {
+		grace := int64(v1.DefaultTerminationGracePeriodSeconds)
+		if s := v.Spec.TerminationGracePeriodSeconds; s != nil {
+			grace = *s
+		}
+		expires = latest(expires, now.Add(time.Duration(grace)*time.Second))
+	}
+	for _, v := range r.leaving {
+		if v.DeletionTimestamp != nil {
+			expires = latest(expires, v.DeletionTimestamp.Time)
+		}
+	}
+	h := &hold{
+		kind: forVictims, spec: q.in.spec, victims: append(r.awaited(), r.victims...),
+		Hold: gpufit.NewHold(gang.NewReservation(&q.Problem, r.result, q.priority, time.Time{}, expires.Add(evictionMargin)), q.Resources),
+	}
+	pl.gangs.waiting.tryAt(k, time.Time{})
+	// Before the first one leaves: nobody else is to take what it leaves.
+	pl.gangs.waiting.put(h)
+	if len(r.victims) == 0 {
+		tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "waits for %d pods that are being deleted", len(h.victims))
+		return
+	}
+	metrics.GangPreempted(len(r.victims))
+	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
+	go pl.evict(h, r.victims)
+}
+
+// awaited are the pods that leave already and have to be gone for the plan: those on its nodes.
+func (r *room) awaited() (pods []*v1.Pod) {
+	used := map[string]bool{}
+	for _, pl := range r.result.Placements {
+		used[r.of.Nodes[pl.Node].Name] = true
+	}
+	for _, p := range r.leaving {
+		if used[p.Spec.NodeName] {
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
+// people is who the pods are, in words.
+func people(pods []*v1.Pod) string {
+	gangs := map[gang.Key]bool{}
+	for _, p := range pods {
+		if k, ok := podgroup.KeyOf(p); ok {
+			gangs[k] = true
+		}
+	}
+	if len(gangs) == 0 {
+		return fmt.Sprintf("%d pods", len(pods))
+	}
+	return fmt.Sprintf("%d pods, of %d gangs among others,", len(pods), len(gangs))
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// evict deletes the victims, not in the scheduling loop. When one cannot be, the places are given up: the gang is tried again
+// later, and what is leaving by then counts.
+func (pl *Plugin) evict(h *hold, victims []*v1.Pod) {
+	ctx, cancel := context.WithTimeout(context.Background(), evictionTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var failed error
+	pl.handle.Parallelizer().Until(ctx, len(victims), func(i int) {
+		if err := pl.evictOne(ctx, h, victims[i]); err != nil {
+			mu.Lock()
+			failed = err
+			mu.Unlock()
+		}
+	}, Name)
+	if failed == nil {
+		failed = ctx.Err()
+	}
+	if failed == nil {
+		return
+	}
+	logger().Error(failed, "Evicting pods for a gang", "gang", h.Gang)
+	tell(pl.handle, h.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", failed)
+	if pl.gangs.waiting.drop(h.Gang, h) {
+		pl.gangs.waiting.tryAt(h.Gang, pl.now().Add(evictionBackoff))
+		pl.gangs.wake(h.Gang)
+	}
+}
+
+// evictOne deletes a pod, after its status says why. A pod of the same name that came in its place is left alone.
+func (pl *Plugin) evictOne(ctx context.Context, h *hold, victim *v1.Pod) error {
+	status := victim.Status.DeepCopy()
+	if apipod.UpdatePodCondition(status, &v1.PodCondition{
+		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler,
+		ObservedGeneration: apipod.CalculatePodConditionObservedGeneration(&victim.Status, victim.Generation, v1.DisruptionTarget),
+		Message:            fmt.Sprintf("%s: preempting to accommodate %s of higher priority", victim.Spec.SchedulerName, h.Gang),
+	}) {
+		if err := util.PatchPodStatus(ctx, pl.handle.ClientSet(), victim.Name, victim.Namespace, &victim.Status, status); err != nil {
+			return ignoreGone(fmt.Errorf("status of %s/%s: %w", victim.Namespace, victim.Name, err))
+		}
+	}
+	only := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &victim.UID}}
+	if err := pl.handle.ClientSet().CoreV1().Pods(victim.Namespace).Delete(ctx, victim.Name, only); err != nil {
+		return ignoreGone(fmt.Errorf("deleting %s/%s: %w", victim.Namespace, victim.Name, err))
+	}
+	if recorder := pl.handle.EventRecorder(); recorder != nil {
+		recorder.Eventf(victim, reference(h.spec), v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by %s on node %s", h.Gang, victim.Spec.NodeName)
+	}
+	return nil
+}
+
+// ignoreGone is nil where the pod is gone, or another one has its name.
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,137 @@
+package gang
+
+import (
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/plugins/gpufit"
+)
+
+// reserve keeps what a gang will start on: from when on is computed, or, for one that has waited too long, as it becomes free. It is
+// computed anew each time the gang is refused, for pods may have ended early. before is what is kept for it now, nil for
+// nothing.
+func (pl *Plugin) reserve(q *question, before *hold) {
+	k, now := q.in.spec.Key, pl.now()
+	h, again := pl.reservation(q, before)
+	pl.gangs.waiting.tryAt(k, again)
+	if h == nil {
+		if pl.gangs.waiting.drop(k, nil) {
+			pl.gangs.wake(k)
+		}
+		return
+	}
+	if h == before {
+		return
+	}
+	if other := pl.gangs.waiting.reservedAt(q.priority, k); other != nil {
+		pl.gangs.waiting.drop(other.Gang, other)
+	}
+	pl.gangs.waiting.put(h)
+	if before != nil && before.kind == h.kind && sameShares(before, h) && !h.Start.After(before.Start) {
+		return // it binds those that it bound
+	}
+	if before == nil || before.kind != h.kind || !before.Start.Equal(h.Start) {
+		if h.kind == forStart {
+			tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "starts at about %s on %d nodes, of which its part is kept",
+				h.Start.UTC().Format(time.RFC3339), len(h.Shares))
+		} else {
+			tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "has waited %s: what becomes free on %d nodes is kept for it",
+				now.Sub(q.since()).Round(time.Second), len(h.Shares))
+		}
+	}
+	if before != nil {
+		pl.gangs.wake(k)
+	}
+}
+
+// reservation is what is to be kept, nil for nothing, and when to look again whatever happens, zero for never.
+func (pl *Plugin) reservation(q *question, before *hold) (h *hold, again time.Time) {
+	now := pl.now()
+	if other := pl.gangs.waiting.reservedAt(q.priority, q.in.spec.Key); other != nil && other.before(q.in.spec) {
+		return nil, time.Time{} // its turn comes when that one's has come
+	}
+	running := q.running()
+	if pl.args.Backfill {
+		if start, res, ok := gang.Start(&q.Problem, running, now); ok {
+			return q.hold(forStart, res, start), latest(start, now).Add(time.Second)
+		}
+	}
+	if pl.args.AgingSeconds <= 0 {
+		return nil, time.Time{}
+	}
+	if due := q.since().Add(time.Duration(pl.args.AgingSeconds) * time.Second); due.After(now) {
+		return nil, due
+	}
+	if before != nil && before.kind == forAge && q.stands(before) {
+		return before, time.Time{}
+	}
+	res, r := gang.Drain(&q.Problem, running)
+	if !r.OK() {
+		return nil, time.Time{}
+	}
+	return q.hold(forAge, res, time.Time{}), time.Time{}
+}
+
+func (q *question) hold(kind holdKind, res *gang.Result, start time.Time) *hold {
+	r := gang.NewReservation(&q.Problem, res, q.priority, start, time.Time{})
+	return &hold{kind: kind, spec: q.in.spec, Hold: gpufit.NewHold(r, q.Resources)}
+}
+
+// since is when the gang began to wait: when its youngest member without a place was made.
+func (q *question) since() (t time.Time) {
+	for i, p := range q.pods {
+		if q.Members[i].Node == "" {
+			t = latest(t, p.CreationTimestamp.Time)
+		}
+	}
+	return t
+}
+
+// stands reports whether what is kept can still become the gang's places: its nodes are there and take the members.
+func (q *question) stands(h *hold) bool {
+	shape := map[string]int{}
+	for i, m := range q.Members {
+		if m.Node == "" {
+			shape[string(q.pods[i].UID)] = m.Shape
+		}
+	}
+	node := map[string]int{}
+	for i := range q.Nodes {
+		node[q.Nodes[i].Name] = i
+	}
+	kept := 0
+	for _, s := range h.Shares {
+		i, ok := node[s.Node]
+		for _, p := range s.Pods {
+			kind, there := shape[p.UID]
+			if !ok || !there || q.Nodes[i].Limit[kind] == 0 {
+				return false
+			}
+			kept++
+		}
+	}
+	return kept >= q.Min-q.placed()
+}
+
+// placed is how many members have a place.
+func (q *question) placed() (n int) {
+	for _, m := range q.Members {
+		if m.Node != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// sameShares reports whether the same is kept.
+func sameShares(a, b *hold) bool {
+	return slices.EqualFunc(a.Shares, b.Shares, func(x, y gang.Share) bool {
+		return x.Node == y.Node && slices.Equal(x.Asks, y.Asks) && slices.EqualFunc(x.Pods, y.Pods, func(p, r cluster.Pod) bool {
+			return p.Equal(r)
+		})
+	})
+}
