@@ -219,6 +219,7 @@ func TestRegistered(t *testing.T) {
 	GangPlanned(time.Millisecond)
 	GangReleased(time.Second)
 	GangDomains(maps.All(map[string]int{"rack": 2}))
+	GangPreempted(3)
 	var wg sync.WaitGroup
 	for range 8 { // as Filter does, for many nodes at once
 		wg.Go(func() {
@@ -231,7 +232,11 @@ func TestRegistered(t *testing.T) {
 	after, names := served(t)
 
 	// Every reason is there from the start, so that a rate can be taken.
-	want := map[string]float64{`weft_bindings_unknown_total{}`: before[`weft_bindings_unknown_total{}`] + 1}
+	want := map[string]float64{
+		`weft_bindings_unknown_total{}`: before[`weft_bindings_unknown_total{}`] + 1,
+		`weft_gang_preemptions_total{}`: before[`weft_gang_preemptions_total{}`] + 1,
+		`weft_gang_victims_total{}`:     before[`weft_gang_victims_total{}`] + 3,
+	}
 	for _, r := range fit.Reasons() {
 		series := fmt.Sprintf("weft_rejections_total{reason=%q}", r.String())
 		want[series] = before[series]
