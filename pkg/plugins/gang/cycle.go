@@ -85,6 +85,8 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 		metrics.GangAttempt(metrics.GangWasRefused)
 		metrics.Rejected(refused.reason)
 		pl.gangs.activate(pl.gangs.queue.refuse(k, refused))
+		// The leader may have gone while it was planned for: then nobody has heard of its going.
+		pl.gangs.activate(pl.gangs.queue.reviewRefusal(k, pl.gangs.tracker.Members(k)))
 		return "", refused.status()
 	}
 	metrics.GangAttempt(metrics.GangWasPlanned)
