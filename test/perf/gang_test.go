@@ -234,6 +234,14 @@ func (r *gangRun) read(p competitor, m metricsText) {
 // refuse asks for a gang without room. Only Weft must say so to all members.
 func (c *gangCluster) refuse(ctx context.Context, p competitor, s *playground.Process, pods *podWatch, group string, r *gangRun) {
 	c.b.Helper()
+	pods.wait(ctx, patience, "the gang runs, and all is quiet", nil, func(seen map[string]*seenPod) string {
+		for name, o := range seen {
+			if !o.running {
+				return name + " does not run"
+			}
+		}
+		return ""
+	})
 	c.createGang(ctx, p, pods, group, infeasible, func() {})
 	var told []*seenPod
 	pods.wait(ctx, patience, group+" is refused whole", c.tail(s), func(seen map[string]*seenPod) string {

@@ -16,8 +16,11 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 )
 
-// seenPod is what a watch has seen of a pod: where it is bound, and what was said when it could not be.
-type seenPod struct{ node, message string }
+// seenPod is what a watch has seen of a pod: where it is bound, whether it runs there, and what was said when it could not be.
+type seenPod struct {
+	node, message string
+	running       bool
+}
 
 // podWatch waits for what happens to the pods. When it happened is for [auditLog]: a watch lags behind, and more so the busier
 // the API server is.
@@ -78,7 +81,7 @@ func (o *podWatch) note(event watch.Event) {
 		p = &seenPod{}
 		o.seen[pod.Name] = p
 	}
-	p.node = pod.Spec.NodeName
+	p.node, p.running = pod.Spec.NodeName, pod.Status.Phase == corev1.PodRunning
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
 			p.message = c.Message
