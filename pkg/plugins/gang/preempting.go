@@ -22,6 +22,8 @@ const (
 	// evictionMargin is how much longer than their grace period victims may take, and evictionTimeout how long the API server may.
 	evictionMargin  = 30 * time.Second
 	evictionTimeout = 30 * time.Second
+	// busyRetry is when a gang is tried again that might preempt one that is just being started.
+	busyRetry = 2 * time.Second
 	// evictionBackoff is how long a gang waits whose victims could not be evicted.
 	evictionBackoff = 10 * time.Second
 )
@@ -30,6 +32,10 @@ const (
 // for each refusal, at the end of the cycle of the member that led to it.
 func (pl *Plugin) wait(ctx context.Context, q *question) {
 	k := q.in.spec.Key
+	if q.placed() >= q.Min {
+		pl.gangs.release(k) // it runs: those above the minimum take what there is
+		return
+	}
 	before := pl.gangs.waiting.of(k)
 	if before != nil && before.kind == forVictims && pl.stillThere(before) {
 		return
@@ -43,7 +49,17 @@ func (pl *Plugin) wait(ctx context.Context, q *question) {
 		pl.preempt(q, room)
 	default:
 		pl.reserve(q, before)
+		if q.mayPreempt() && pl.gangs.book.busy() {
+			pl.gangs.waiting.tryBy(k, pl.now().Add(busyRetry)) // a plan that is being carried out cannot be preempted yet
+		}
 	}
+}
+
+// busy reports whether any plan is being carried out.
+func (b *book) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.plans) > 0
 }
 
 // stillThere reports whether any of the victims is, as far as the informer knows: the last one to go brings the gang back.
@@ -205,7 +221,7 @@ func (pl *Plugin) evict(h *hold, victims []*v1.Pod) {
 	tell(pl.handle, h.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", failed)
 	if pl.gangs.waiting.drop(h.Gang, h) {
 		pl.gangs.waiting.tryAt(h.Gang, pl.now().Add(evictionBackoff))
-		pl.gangs.wake(h.Gang)
+		pl.gangs.wake(h.Gang, h.Priority, true)
 	}
 }
 

@@ -20,7 +20,7 @@ func (pl *Plugin) reserve(q *question, before *hold) {
 	pl.gangs.waiting.tryAt(k, again)
 	if h == nil {
 		if pl.gangs.waiting.drop(k, nil) {
-			pl.gangs.wake(k)
+			pl.gangs.wake(k, q.priority, true)
 		}
 		return
 	}
@@ -31,22 +31,23 @@ func (pl *Plugin) reserve(q *question, before *hold) {
 		pl.gangs.waiting.drop(other.Gang, other)
 	}
 	pl.gangs.waiting.put(h)
-	if before != nil && before.kind == h.kind && sameShares(before, h) && !h.Start.After(before.Start) {
-		return // it binds those that it bound
-	}
-	if before == nil || before.kind != h.kind || !before.Start.Equal(h.Start) {
+	same := before != nil && before.kind == h.kind && sameShares(before, h)
+	if !same || h.Start.Sub(before.Start).Abs() >= worthTelling {
 		if h.kind == forStart {
-			tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "starts at about %s on %d nodes, of which its part is kept",
+			tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "starts at about %s: its part of %d nodes is kept",
 				h.Start.UTC().Format(time.RFC3339), len(h.Shares))
 		} else {
 			tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "has waited %s: what becomes free on %d nodes is kept for it",
 				now.Sub(q.since()).Round(time.Second), len(h.Shares))
 		}
 	}
-	if before != nil {
-		pl.gangs.wake(k)
+	if before != nil && (!same || h.Start.After(before.Start)) {
+		pl.gangs.wake(k, q.priority, false) // it binds fewer, or others
 	}
 }
+
+// worthTelling is by how much a start moves before people are told: it moves all the time where pods run longer than they say.
+const worthTelling = 10 * time.Minute
 
 // reservation is what is to be kept, nil for nothing, and when to look again whatever happens, zero for never.
 func (pl *Plugin) reservation(q *question, before *hold) (h *hold, again time.Time) {

@@ -317,7 +317,9 @@ func (q *question) running() (running []gang.Running) {
 		r := gang.Running{Occupant: q.occupant(p, nil)}
 		switch d, ok, err := podspec.Runtime(p); {
 		case p.DeletionTimestamp != nil:
-			r.End = p.DeletionTimestamp.Time
+			if now.Before(p.DeletionTimestamp.Add(stuckAfter)) {
+				r.End = p.DeletionTimestamp.Time
+			}
 		case ok && err == nil && p.Status.StartTime != nil:
 			r.End = p.Status.StartTime.Add(d)
 		case ok && err == nil:

@@ -118,6 +118,15 @@ func (w *waiting) tryAt(k gang.Key, at time.Time) {
 	}
 }
 
+// tryBy has the gang tried at that time at the latest.
+func (w *waiting) tryBy(k gang.Key, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if before, ok := w.again[k]; !ok || at.Before(before) {
+		w.again[k] = at
+	}
+}
+
 // due takes out the gangs that are to be tried now, and the holds that have expired.
 func (w *waiting) due(now time.Time) (keys []gang.Key, expired []*hold) {
 	w.mu.Lock()
@@ -169,19 +178,20 @@ func (w *waiting) leaving() map[types.UID]bool {
 // release ends what is kept for a gang, which starts, has changed or is gone.
 func (g *gangs) release(k gang.Key) {
 	g.waiting.tryAt(k, time.Time{})
-	if g.waiting.drop(k, nil) {
-		g.wake(k)
+	if h := g.waiting.of(k); h != nil && g.waiting.drop(k, h) {
+		g.wake(k, h.Priority, true)
 	}
 }
 
-// wake has those tried that were refused for something that is kept no longer: pods, gangs, and of each priority the gang that
-// has waited longest, for which something may be kept now.
-func (g *gangs) wake(but gang.Key) {
-	g.activate(append(g.gpus.HeldBack(), g.queue.held(but)...))
+// wake has those tried that were refused for what was kept for a gang of the priority: pods, and gangs of no higher priority. If
+// nothing is kept for it any more, also, of each priority, the gang that has waited longest, for which something may be now. No
+// gang wakes one of a higher priority, or two of them would wake each other for ever.
+func (g *gangs) wake(but gang.Key, priority int32, over bool) {
+	g.activate(append(g.gpus.HeldBack(), g.queue.held(but, priority, over)...))
 }
 
-// held are the leaders of the gangs that were refused for what was kept for another, and of the oldest of each priority.
-func (q *queue) held(but gang.Key) []*v1.Pod {
+// held are the leaders of the gangs to wake.
+func (q *queue) held(but gang.Key, priority int32, over bool) (out []*v1.Pod) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	first := map[int32]gang.Key{}
@@ -191,16 +201,18 @@ func (q *queue) held(but gang.Key) []*v1.Pod {
 			first[r.priority] = k
 		}
 	}
-	var out []*v1.Pod
 	for k, r := range q.refusals {
-		if lead := r.members[r.leader]; k != but && lead != nil && (r.kept || first[r.priority] == k) {
+		if k == but || r.priority > priority || !r.kept && !(over && first[r.priority] == k) {
+			continue
+		}
+		if lead := r.members[r.leader]; lead != nil {
 			out = append(out, lead)
 		}
 	}
 	return out
 }
 
-// leader is the pod that leads the refused gang, nil when it is not refused.
+// leaderOf is the pod that leads the refused gang, nil when it is not refused.
 func (q *queue) leaderOf(k gang.Key) []*v1.Pod {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -227,13 +239,11 @@ func (g *gangs) watch(ctx context.Context, now func() time.Time) {
 func (g *gangs) tick(now time.Time) {
 	keys, expired := g.waiting.due(now)
 	for _, h := range expired {
+		defer g.wake(h.Gang, h.Priority, true)
 		logger().Info("What was kept for a gang has expired", "gang", h.Gang, "victims", len(h.victims))
 	}
 	for _, k := range keys {
 		g.activate(g.queue.leaderOf(k))
-	}
-	if len(expired) > 0 {
-		g.wake(gang.Key{})
 	}
 }
 
