@@ -16,21 +16,21 @@ import (
 )
 
 const about = `weft-playground runs a Kubernetes cluster on this machine: a real etcd, a real kube-apiserver, simulated GPU nodes
-(KWOK) that publish their inventory, the manifests that Weft ships, and the real weft-scheduler. It listens on
-127.0.0.1 only, needs neither root nor containers, and leaves nothing behind.`
+(KWOK) that publish their inventory, the manifests that Weft ships, and the real weft-scheduler and weft-controller. It listens
+on 127.0.0.1 only, needs neither root nor containers, and leaves nothing behind.`
 
 // lacks says what somebody who knows Kubernetes would look for in vain.
 const lacks = `The playground has no controller manager, no default scheduler and no kubelet:
   - create Pods with schedulerName: weft, not Deployments or Jobs, of which no pods would come
   - pods are bound and shown as running, and nothing runs: kubectl logs and kubectl exec do not work
   - a namespace that is deleted is not emptied, and the pods of a node that is deleted stay
-  - the Deployment weft-scheduler shows 0/2, for here the scheduler runs as a process`
+  - the Deployments weft-scheduler and weft-controller show 0/2, for here both run as processes`
 
 // newCommand is the command line; out gets the results and the progress.
 func newCommand(out io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:               "weft-playground",
-		Short:             "A Kubernetes cluster with simulated GPU nodes and the real weft-scheduler, on one machine",
+		Short:             "A Kubernetes cluster with simulated GPU nodes and the real Weft, on one machine",
 		Long:              about,
 		Version:           version.Get().GitVersion,
 		SilenceUsage:      true,

@@ -20,7 +20,9 @@ type Options struct {
 	APIServerArgs []string
 	// Scheduler is the weft-scheduler binary; empty means [FindBinary].
 	Scheduler string
-	// SchedulerArgs are added to its flags.
+	// Controller is the weft-controller binary, likewise.
+	Controller string
+	// SchedulerArgs are added to the scheduler's flags.
 	SchedulerArgs []string
 	// LeaderElection turns on what the shipped configuration has on: one scheduler alone is quicker without.
 	LeaderElection bool
@@ -33,12 +35,13 @@ type Options struct {
 	Progress *Progress
 }
 
-// Cluster is a control plane with the shipped manifests, KWOK, simulated nodes and weft-scheduler.
+// Cluster is a control plane with the shipped manifests, KWOK, simulated nodes, weft-scheduler and weft-controller.
 type Cluster struct {
 	*outcome
 	ControlPlane *ControlPlane
 	KWOK         *Process
 	Scheduler    *Process
+	Controller   *Process
 	// SchedulerOptions are those that Scheduler was started with, to start another after it was killed.
 	SchedulerOptions SchedulerOptions
 
@@ -56,6 +59,11 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	// Looked for first: what is missing should be known before anything is started.
 	if o.Scheduler == "" {
 		if o.Scheduler, err = FindBinary("weft-scheduler"); err != nil {
+			return nil, err
+		}
+	}
+	if o.Controller == "" {
+		if o.Controller, err = FindBinary("weft-controller"); err != nil {
 			return nil, err
 		}
 	}
@@ -81,6 +89,11 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.watch(c.KWOK)
+	if c.Controller, err = StartController(ctx, c.ControlPlane, o.Controller); err != nil {
+		return nil, err
+	}
+	c.watch(c.Controller)
+	o.Progress.Printf("weft-controller on %s", c.Controller.Address())
 
 	// The scheduler fills its caches while the nodes are made.
 	scheduler := make(chan error, 1)
@@ -157,7 +170,7 @@ func (c *Cluster) Stop() error {
 		c.finish(nil)
 		c.keeper.Wait()
 		var wg sync.WaitGroup
-		for _, p := range []*Process{c.Scheduler, c.KWOK} {
+		for _, p := range []*Process{c.Scheduler, c.Controller, c.KWOK} {
 			if p != nil {
 				wg.Go(p.Stop)
 			}

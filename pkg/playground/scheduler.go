@@ -49,28 +49,34 @@ func StartScheduler(ctx context.Context, o SchedulerOptions) (*Process, error) {
 	if o.Dir == "" {
 		o.Dir = filepath.Dir(o.Kubeconfig)
 	}
-	port, err := reservePort()
-	if err != nil {
-		return nil, err
-	}
-	args := []string{
-		// In a cluster these two come from the pod; without them /metrics would be closed to everybody.
-		"--authentication-kubeconfig=" + o.Kubeconfig,
-		"--authorization-kubeconfig=" + o.Kubeconfig,
-		"--bind-address=127.0.0.1",
-		fmt.Sprintf("--secure-port=%d", port.number),
-		"--permit-port-sharing=true",
-		"--v=2",
-	}
+	args := []string{"--v=2"}
 	if o.Config != "" {
 		args = append(args, "--config="+o.Config)
 	} else {
 		args = append(args, "--kubeconfig="+o.Kubeconfig)
 	}
-	p, err := startProcess(command{
-		name: o.Name, path: o.Binary, args: append(args, o.Args...),
-		dir: o.Dir, grace: schedulerGrace, port: port,
-	})
+	return startServing(ctx, command{
+		name: o.Name, path: o.Binary, args: append(args, o.Args...), dir: o.Dir, grace: schedulerGrace,
+	}, o.Kubeconfig)
+}
+
+// startServing starts a program that serves health and metrics as the parts of Kubernetes do, on a free port, and returns when its
+// /readyz is good. With the kubeconfig it asks about those who ask it.
+func startServing(ctx context.Context, c command, kubeconfig string) (*Process, error) {
+	port, err := reservePort()
+	if err != nil {
+		return nil, err
+	}
+	c.port = port
+	c.args = append([]string{
+		// In a cluster these two come from the pod; without them /metrics would be closed to everybody.
+		"--authentication-kubeconfig=" + kubeconfig,
+		"--authorization-kubeconfig=" + kubeconfig,
+		"--bind-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", port.number),
+		"--permit-port-sharing=true",
+	}, c.args...)
+	p, err := startProcess(c)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,8 @@ const (
 	// SchedulerUser is the service account that the shipped manifests give the scheduler, so what it may do here is what
 	// it may do in a cluster.
 	SchedulerUser = "system:serviceaccount:weft-system:weft-scheduler"
+	// ControllerUser is the controller's, likewise.
+	ControllerUser = "system:serviceaccount:weft-system:weft-controller"
 	// KWOKUser stands for the kubelets of all simulated nodes; its rights are those of [StartKWOK].
 	KWOKUser = "weft-playground:kwok"
 )
@@ -61,6 +63,7 @@ func newUsers(dir string) (*users, error) {
 	for _, x := range []user{
 		{name: AdminUser, groups: []string{"system:masters"}},
 		{name: SchedulerUser, groups: []string{"system:serviceaccounts", "system:serviceaccounts:weft-system"}},
+		{name: ControllerUser, groups: []string{"system:serviceaccounts", "system:serviceaccounts:weft-system"}},
 		{name: KWOKUser},
 	} {
 		b := make([]byte, 16)

@@ -36,9 +36,6 @@ import (
 	"weft.sh/weft/pkg/podspec"
 )
 
-// controllerUser is the service account that the shipped manifests give the controller: it runs with their rights here too.
-const controllerUser = "system:serviceaccount:weft-system:weft-controller"
-
 // gangCluster is a cluster without a scheduler: who is bound when is the test's to say.
 type gangCluster struct {
 	*cluster
@@ -81,7 +78,7 @@ type controller struct {
 // startController starts weft-controller, without leader election unless the arguments say so, and waits until it is ready.
 func startController(t *testing.T, cp *playground.ControlPlane, args ...string) *controller {
 	t.Helper()
-	kubeconfig, err := cp.Kubeconfig(controllerUser)
+	kubeconfig, err := cp.Kubeconfig(playground.ControllerUser)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -609,8 +606,8 @@ func TestControllerManifests(t *testing.T) {
 	if _, err := client.CoreV1().Pods("weft-system").Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
 		t.Error(err)
 	}
-	if got := "system:serviceaccount:" + d.Namespace + ":" + pod.Spec.ServiceAccountName; got != controllerUser {
-		t.Errorf("the Deployment runs as %s, the tests as %s", got, controllerUser)
+	if got := "system:serviceaccount:" + d.Namespace + ":" + pod.Spec.ServiceAccountName; got != playground.ControllerUser {
+		t.Errorf("the Deployment runs as %s, the tests as %s", got, playground.ControllerUser)
 	}
 	out, err := exec.CommandContext(ctx, binary(t, "weft-controller"), append(pod.Spec.Containers[0].Args, "--help")...).CombinedOutput()
 	if err != nil {
