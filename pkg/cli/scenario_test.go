@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/gpu"
@@ -341,16 +340,16 @@ func makePod(name string, w words) *v1.Pod {
 		p.Labels = map[string]string{podspec.LabelPodGroup: w.get("gang", "")}
 	}
 	if w.has("native") {
-		p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{PodGroupName: ptr.To(w.get("native", ""))}
+		p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{PodGroupName: new(w.get("native", ""))}
 	}
 	if w.has("index") {
 		p.Annotations[batchv1.JobCompletionIndexAnnotation] = w.get("index", "")
 	}
 	if w.has("owner") {
-		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: w.get("owner", ""), UID: "uid-job", Controller: ptr.To(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: w.get("owner", ""), UID: "uid-job", Controller: new(true)}}
 	}
 	if w.has("priority") {
-		p.Spec.Priority = ptr.To(int32(w.int("priority", 0)))
+		p.Spec.Priority = new(int32(w.int("priority", 0)))
 	}
 	p.Status.NominatedNodeName = w.get("nominated", "")
 	if w.has("deleted") {

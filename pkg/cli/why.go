@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 
 	"weft.sh/weft/pkg/gang"
@@ -138,7 +139,7 @@ func (o *whyOptions) runGroup(cmd *cobra.Command, s *shell, arg, name string) er
 	}
 	objects, err := s.readGang(cmd.Context(), client, gang.Key{Namespace: namespace, Name: name})
 	if err != nil {
-		return err
+		return errors.Join(err, s.lastWordOfGroup(cmd.Context(), namespace, name))
 	}
 	answer, ok := NewGangAnswer(namespace, name, objects, s.schedulerName, s.levels)
 	if !ok {
@@ -202,6 +203,23 @@ func notGot(arg, namespace, name string, err error) error {
 func lastWord(pod *v1.Pod) error {
 	if s := said(pod); s != nil && s.Message != "" {
 		return fmt.Errorf("\nof the pod the scheduler said: %s: %s", s.Reason, s.Message)
+	}
+	return nil
+}
+
+// lastWordOfGroup is lastWord for a gang: what its status says.
+func (s *shell) lastWordOfGroup(ctx context.Context, namespace, name string) error {
+	groups, err := s.dynamic()
+	if err != nil {
+		return nil // it has been said
+	}
+	u, err := groups.Resource(podgroup.Resource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+	if message, _, _ := unstructured.NestedString(u.Object, "status", "message"); message != "" {
+		return fmt.Errorf("\nof the gang its status says: %s: %s", phase, message)
 	}
 	return nil
 }

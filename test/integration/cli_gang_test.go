@@ -13,10 +13,12 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"weft.sh/weft/pkg/cli"
 	"weft.sh/weft/pkg/playground"
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -90,7 +92,7 @@ func TestCommandLineOfGangs(t *testing.T) {
 	}
 	c.member("", "native-0", 1, "", "", func(p *corev1.Pod) {
 		p.Labels = nil
-		p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: ptr.To("native")}
+		p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: new("native")}
 	})
 
 	t.Run("the member that is missing goes to its gang's rack", func(t *testing.T) {
@@ -154,6 +156,36 @@ func TestCommandLineOfGangs(t *testing.T) {
 func (c *commandLine) gangPermission(t *testing.T) {
 	c = c.in(t)
 	nobody := c.as("nobody")
+	status := []byte(`{"status":{"phase":"Pending","message":"no room in any rack"}}`)
+	groups, err := dynamic.NewForConfig(c.cp.AdminConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := groups.Resource(podgroup.Resource).Namespace("ml").
+		Patch(t.Context(), "large", types.MergePatchType, status, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	inOrder(t, c.run("why", "podgroup/ml/large"), "Its status says, in phase Pending:\n  no room in any rack")
+	owner := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: "owner"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"scheduling.x-k8s.io"}, Resources: []string{"podgroups"}, Verbs: []string{"get"}}},
+	}
+	if _, err := c.client.RbacV1().Roles("ml").Create(t.Context(), owner, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	user := []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: "nobody", APIGroup: rbacv1.GroupName}}
+	if _, err := c.client.RbacV1().RoleBindings("ml").Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "owner"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "owner"}, Subjects: user,
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() string {
+		if _, err := c.try(nobody, "why", "podgroup/ml/large"); err == nil ||
+			!strings.Contains(err.Error(), "of the gang its status says: Pending: no room in any rack") {
+			return fmt.Sprintf("the owner of a namespace: %v, want what the status says", err)
+		}
+		return ""
+	})
 	role := &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: "weft-view"},
 		Rules: []rbacv1.PolicyRule{
@@ -161,14 +193,14 @@ func (c *commandLine) gangPermission(t *testing.T) {
 			{APIGroups: []string{"resource.k8s.io"}, Resources: []string{"resourceslices"}, Verbs: []string{"list", "get"}},
 		},
 	}
-	role, err := c.client.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{})
+	role, err = c.client.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "weft-view"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "weft-view"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: "nobody", APIGroup: rbacv1.GroupName}},
+		Subjects:   user,
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
