@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 )
 
 // Adapt makes a command of app.NewSchedulerCommand look at the API server before it starts, and set its own
@@ -50,7 +51,7 @@ func adapt(ctx context.Context, flags *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	client, unused, err := readConfig(flags)
+	client, profiles, err := readConfig(flags)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func adapt(ctx context.Context, flags *pflag.FlagSet) error {
 		Gates:         utilfeature.DefaultMutableFeatureGate,
 		Emulate:       given.emulate,
 		UserGates:     given.gates,
-		UnusedPlugins: unused,
+		UnusedPlugins: unusedPlugins(profiles),
 	})
 	if err != nil {
 		return fmt.Errorf("cannot run against the API server %s: %w", config.Host, err)
@@ -78,6 +79,14 @@ func adapt(ctx context.Context, flags *pflag.FlagSet) error {
 		return fmt.Errorf("cannot run against the API server %s: %w", config.Host, err)
 	}
 	decision.Off = append(decision.Off, off...)
+	if decision.On, err = Wanted(utilfeature.DefaultMutableFeatureGate, decision.Emulate, given.gates, server.served); err != nil {
+		return fmt.Errorf("cannot run against the API server %s: %w", config.Host, err)
+	}
+	if len(decision.On) > 0 && generatesTwice(profiles) {
+		decision.On = nil
+		decision.warn("the API server serves PodGroups of %s, and they are left alone: a profile of --config has plugin Gang and has not "+
+			"disabled %s at placementGenerate, of which there can be one", podGroups.Group, names.TopologyPlacementGenerator)
+	}
 	report(klog.FromContext(ctx), config.Host, decision)
 	return given.apply(flags, decision)
 }
@@ -92,7 +101,7 @@ func askServer(ctx context.Context, config *rest.Config) (answer, error) {
 
 func report(logger klog.Logger, host string, decision Decision) {
 	logger.Info("Adapting to the API server", "server", host, "release", decision.Server, "evidence", decision.Evidence,
-		"emulatedVersion", decision.Emulate, "featureGatesOff", decision.Off)
+		"emulatedVersion", decision.Emulate, "featureGatesOff", decision.Off, "featureGatesOn", decision.On)
 	for _, warning := range decision.Warnings {
 		logger.Info("Warning: not everything works with this API server", "server", host, "warning", warning)
 	}

@@ -52,6 +52,7 @@ func TestMain(m *testing.M) {
 		state.TaintRules = utilfeature.DefaultFeatureGate.Enabled(features.DRADeviceTaintRules)
 		state.Nominates = utilfeature.DefaultFeatureGate.Enabled(features.NominatedNodeNameForExpectation)
 		state.Workload = utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload)
+		state.Topology = utilfeature.DefaultFeatureGate.Enabled(features.TopologyAwareWorkloadScheduling)
 		return json.NewEncoder(os.Stdout).Encode(state)
 	}
 	os.Exit(cli.Run(cmd))
@@ -61,6 +62,7 @@ func TestMain(m *testing.M) {
 type commandState struct {
 	Emulates                  string
 	DRA, TaintRules, Workload bool
+	Topology                  bool // TopologyAwareWorkloadScheduling
 	Nominates                 bool // NominatedNodeNameForExpectation
 	Invalid                   []string
 }
@@ -133,11 +135,19 @@ profiles: [{schedulerName: weft}]
 `, kubeconfig))
 }
 
+// configOf writes a file with that in it.
+func configOf(t *testing.T, text string) string {
+	t.Helper()
+	return writeFile(t, "scheduler.yaml", "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"+text+"\n")
+}
+
 func TestAdaptSetsTheFlagsOfTheCommand(t *testing.T) {
 	url34 := serverOf(t, release(34), servedBy(34))
 	url37 := serverOf(t, release(37), servedBy(37))
 	url37WithoutDRA := serverOf(t, release(37), servedBy(37).Delete(append(resourceAPIs(), taintRules)...))
 	url37WithoutPolicy := serverOf(t, release(37), servedBy(37).Delete(resource("policy", "v1", "poddisruptionbudgets")))
+	url37WithPodGroups := serverOf(t, release(37), servedBy(37).Insert(podGroups))
+	url36WithPodGroups := serverOf(t, release(36), servedBy(36).Insert(podGroups))
 	nobody := "http://127.0.0.1:1"
 
 	tests := map[string]struct {
@@ -191,6 +201,39 @@ func TestAdaptSetsTheFlagsOfTheCommand(t *testing.T) {
 		"a gate of the user that is off already": {
 			args: []string{"--master", url37, "--feature-gates", "DRADeviceTaintRules=false"},
 			want: commandState{Emulates: "1.37", DRA: true},
+		},
+		"native PodGroups are served": {
+			args: []string{"--master", url37WithPodGroups},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true, Workload: true, Topology: true},
+		},
+		"native PodGroups are served, and gates are switched off too": {
+			args: []string{"--master", url37WithPodGroups, "--feature-gates=kube:DRAAdminAccess=true"},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true, Workload: true, Topology: true},
+		},
+		"native PodGroups are served, and the user leaves them alone": {
+			args: []string{"--master", url37WithPodGroups, "--feature-gates=GenericWorkload=false"},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true},
+		},
+		"native PodGroups are served to an older release": {
+			args: []string{"--master", url37WithPodGroups, "--emulated-version=1.36"},
+			want: commandState{Emulates: "1.36", DRA: true},
+		},
+		"native PodGroups are served by an older release": {
+			args: []string{"--master", url36WithPodGroups},
+			want: commandState{Emulates: "1.36", DRA: true},
+		},
+		"native PodGroups are served, and the file has plugin Gang as it was without them": {
+			args: []string{"--master", url37WithPodGroups, "--config", configOf(t, `profiles: [{plugins: {multiPoint: {enabled: [{name: Gang}]}}}]`)},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true},
+		},
+		"native PodGroups are served, and the file has plugin Gang in place of the in-tree generator": {
+			args: []string{"--master", url37WithPodGroups, "--config", configOf(t,
+				`profiles: [{plugins: {multiPoint: {enabled: [{name: Gang}]}, placementGenerate: {disabled: [{name: TopologyPlacementGenerator}]}}}]`)},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true, Workload: true, Topology: true},
+		},
+		"native PodGroups are served, and the shipped file": {
+			args: []string{"--master", url37WithPodGroups, "--config", "../../manifests/scheduler/config.yaml"},
+			want: commandState{Emulates: "1.37", DRA: true, TaintRules: true, Workload: true, Topology: true},
 		},
 		"a gate of the user that is better off": {
 			args: []string{"--master", url37, "--feature-gates", "NominatedNodeNameForExpectation=true"},

@@ -53,8 +53,9 @@ type Decision struct {
 	Evidence string
 	// Emulate is the release to emulate; at most Newest, unless the user said otherwise.
 	Emulate *version.Version
-	// Off are the gates to force off, sorted. None of them is in the user's --feature-gates.
-	Off []featuregate.Feature
+	// Off are the gates to force off, sorted, and On those to switch on; see [Wanted]. None of them is in the user's
+	// --feature-gates.
+	Off, On []featuregate.Feature
 	// Warnings say what does not work in this setting, and what a person can do about it.
 	Warnings []string
 }

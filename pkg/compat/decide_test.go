@@ -51,7 +51,6 @@ func resourceAPIs() []schema.GroupVersionResource {
 
 var (
 	taintRules = resource("resource.k8s.io", "v1", "devicetaintrules")
-	podGroups  = resource("scheduling.k8s.io", "v1beta1", "podgroups")
 	capacities = resource("storage.k8s.io", "v1", "csistoragecapacities")
 	podsAPI    = resource("", "v1", "pods")
 )

@@ -12,7 +12,10 @@
 //   - --feature-gates: the gates that would start an informer for an API that is not served, and the gates that depend
 //     on them, are switched off.
 //
-// Besides, gates are switched off that cost more than they are worth here, unless the user set them; see [Unwanted].
+// Besides, gates are switched off that cost more than they are worth here, unless the user set them; see [Unwanted]. And where
+// the API server serves native PodGroups (scheduling.k8s.io/v1beta1, which no release does unless it is told to), the gates that
+// they need are switched on, unless the user set them, an older release is emulated, or the profiles of --config were written
+// without them in mind; see [Wanted].
 //
 // Where no setting of the flags makes every informer's API available, the command fails at once and names the API.
 //
@@ -32,8 +35,9 @@
 // # What others can rely on
 //
 // After the command's flags are set, features.DynamicResourceAllocation is enabled only if the server serves
-// resource.k8s.io/v1, and features.GenericWorkload only if it serves PodGroup in scheduling.k8s.io/v1beta1. A plugin
-// that needs informers for these asks the gate, and needs no discovery of its own.
+// resource.k8s.io/v1, and features.GenericWorkload only if it serves PodGroup in scheduling.k8s.io/v1beta1; then it is
+// enabled unless the user or the configuration speaks against it. A plugin that needs informers for these asks the gate,
+// and needs no discovery of its own.
 //
 // # What it does not do
 //

@@ -3,6 +3,7 @@ package compat
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,11 +13,14 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 )
 
 const (
 	emulatedVersionFlag = "emulated-version"
 	featureGatesFlag    = "feature-gates"
+	// gangPlugin is the plugin of ours that generates placements.
+	gangPlugin = "Gang"
 )
 
 // givenFlags is what the user set of the flags that this package sets.
@@ -82,12 +86,15 @@ func (g givenFlags) apply(flags *pflag.FlagSet, decision Decision) error {
 			return fmt.Errorf("set --%s=%s: %w", emulatedVersionFlag, entry, err)
 		}
 	}
-	if len(decision.Off) == 0 {
-		return nil
-	}
-	entries := make([]string, 0, len(decision.Off))
+	entries := make([]string, 0, len(decision.Off)+len(decision.On))
 	for _, gate := range decision.Off {
 		entries = append(entries, fmt.Sprintf("%s%s=false", g.gatePrefix, gate))
+	}
+	for _, gate := range decision.On {
+		entries = append(entries, fmt.Sprintf("%s%s=true", g.gatePrefix, gate))
+	}
+	if len(entries) == 0 {
+		return nil
 	}
 	if err := flags.Set(featureGatesFlag, strings.Join(entries, ",")); err != nil {
 		return fmt.Errorf("set --%s=%s: %w", featureGatesFlag, strings.Join(entries, ","), err)
@@ -101,9 +108,8 @@ type connection struct {
 }
 
 // readConfig finds the connection as Options.ApplyTo of kube-scheduler does: with --config only what its file says,
-// else --kubeconfig; --master overrides the address in either. It also returns the in-tree plugins that no profile in
-// the file uses.
-func readConfig(flags *pflag.FlagSet) (connection, sets.Set[string], error) {
+// else --kubeconfig; --master overrides the address in either. It also returns the profiles in the file.
+func readConfig(flags *pflag.FlagSet) (connection, []configv1.KubeSchedulerProfile, error) {
 	found := connection{master: flagValue(flags, "master")}
 	file := flagValue(flags, "config")
 	if file == "" {
@@ -124,7 +130,7 @@ func readConfig(flags *pflag.FlagSet) (connection, sets.Set[string], error) {
 		return found, nil, fmt.Errorf("--config=%s: it holds %s, want KubeSchedulerConfiguration of %s", file, kind, configv1.SchemeGroupVersion)
 	}
 	found.kubeconfig = config.ClientConnection.Kubeconfig
-	return found, unusedPlugins(config.Profiles), nil
+	return found, config.Profiles, nil
 }
 
 func flagValue(flags *pflag.FlagSet, name string) string {
@@ -155,12 +161,33 @@ func unusedPlugins(profiles []configv1.KubeSchedulerProfile) sets.Set[string] {
 	return unused
 }
 
+// generatesTwice reports whether a profile would have two plugins that generate placements: ours, where it is named, and the
+// in-tree one, where it is not disabled. kube-scheduler refuses such a profile.
+func generatesTwice(profiles []configv1.KubeSchedulerProfile) bool {
+	const inTree = names.TopologyPlacementGenerator
+	off := func(p configv1.Plugin) bool { return p.Name == inTree || p.Name == "*" }
+	return slices.ContainsFunc(profiles, func(p configv1.KubeSchedulerProfile) bool {
+		return p.Plugins != nil && namesPlugin(p.Plugins, gangPlugin) && usesPlugin(p.Plugins, inTree) &&
+			!slices.ContainsFunc(p.Plugins.PlacementGenerate.Disabled, off)
+	})
+}
+
 // usesPlugin reports whether a profile makes an instance of a plugin that is on by default. A plugin that is disabled
 // at some extension points only, and not at multiPoint, is still made.
 func usesPlugin(plugins *configv1.Plugins, name string) bool {
-	if plugins == nil {
+	if plugins == nil || namesPlugin(plugins, name) {
 		return true
 	}
+	for _, plugin := range plugins.MultiPoint.Disabled {
+		if plugin.Name == name || plugin.Name == "*" {
+			return false
+		}
+	}
+	return true
+}
+
+// namesPlugin reports whether a profile enables the plugin by name.
+func namesPlugin(plugins *configv1.Plugins, name string) bool {
 	points := []configv1.PluginSet{
 		plugins.MultiPoint, plugins.PreEnqueue, plugins.QueueSort, plugins.PreFilter, plugins.Filter, plugins.PostFilter,
 		plugins.PreScore, plugins.Score, plugins.Reserve, plugins.Permit, plugins.PreBind, plugins.Bind, plugins.PostBind,
@@ -173,10 +200,5 @@ func usesPlugin(plugins *configv1.Plugins, name string) bool {
 			}
 		}
 	}
-	for _, plugin := range plugins.MultiPoint.Disabled {
-		if plugin.Name == name || plugin.Name == "*" {
-			return false
-		}
-	}
-	return true
+	return false
 }

@@ -73,7 +73,7 @@ func TestWatchesAreThoseOfTheScheduler(t *testing.T) {
 				}
 				schedulerOptions = append(schedulerOptions, scheduler.WithProfiles(config.Profiles...))
 			}
-			_, unused, err := readConfig(flags)
+			_, profiles, err := readConfig(flags)
 			if err != nil {
 				t.Fatalf("readConfig: %v", err)
 			}
@@ -81,7 +81,7 @@ func TestWatchesAreThoseOfTheScheduler(t *testing.T) {
 			var want []string
 			for _, w := range watches() {
 				// Leader election is not part of the scheduler that is made here.
-				if w.resource.Resource != "leasecandidates" && w.startedWith(utilfeature.DefaultFeatureGate, unused) {
+				if w.resource.Resource != "leasecandidates" && w.startedWith(utilfeature.DefaultFeatureGate, unusedPlugins(profiles)) {
 					want = append(want, w.String())
 				}
 			}

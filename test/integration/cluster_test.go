@@ -31,7 +31,17 @@ type cluster struct {
 // startCluster starts a cluster with the nodes (playground.ParseNodes) and KWOK, without a scheduler.
 func startCluster(t *testing.T, nodes string) *cluster {
 	t.Helper()
-	cp := startControlPlane(t, playground.ControlPlaneOptions{})
+	list, err := playground.ParseNodes(nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startClusterOf(t, playground.ControlPlaneOptions{}, list)
+}
+
+// startClusterOf is startCluster with options for the control plane.
+func startClusterOf(t *testing.T, o playground.ControlPlaneOptions, nodes []playground.Node) *cluster {
+	t.Helper()
+	cp := startControlPlane(t, o)
 	c := &cluster{t: t, cp: cp, cfg: cp.AdminConfig()}
 	c.cfg.QPS, c.cfg.Burst = 5000, 5000
 	client, err := kubernetes.NewForConfig(c.cfg)
@@ -60,11 +70,7 @@ func startCluster(t *testing.T, nodes string) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(kwok.Stop)
-	list, err := playground.ParseNodes(nodes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range list {
+	for _, n := range nodes {
 		c.createNode(n)
 	}
 	return c

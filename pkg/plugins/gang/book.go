@@ -68,6 +68,8 @@ type plan struct {
 	deadline time.Time
 	// rest are the members that came meanwhile and have no place, to be tried when the plan is released or undone.
 	rest map[types.UID]*v1.Pod
+	// quorum is how many members a native gang waits for.
+	quorum int
 	// size and where are for people.
 	size  int
 	where string
@@ -82,6 +84,8 @@ type place struct {
 	assignment gpu.Assignment
 	// here: the member has passed Reserve and is at Permit or beyond.
 	here bool
+	// tried: the member of a native gang has passed its filters in the framework's simulation.
+	tried bool
 	// failures counts the binds that failed, and again says that the last one did: the framework took the pod's nomination away
 	// with it, so that others could take its CPU.
 	failures int
@@ -162,7 +166,8 @@ func (b *book) open(p *plan, current types.UID) error {
 		held = append(held, string(uid))
 	}
 	for uid, pl := range p.places {
-		if uid != current {
+		// A native gang's members are assumed before the next cycle begins.
+		if uid != current && p.key.Source != gang.SourceNative {
 			nominate(p.handle, pl)
 		}
 	}
@@ -224,10 +229,8 @@ func (b *book) arrive(k gang.Key, uid types.UID, node string, now time.Time) (wa
 	if p.released {
 		return false, nil, nil
 	}
-	for _, pl := range p.places {
-		if !pl.here {
-			return true, nil, nil
-		}
+	if !p.gathered() {
+		return true, nil, nil
 	}
 	p.released = true
 	delete(b.pauses, k)

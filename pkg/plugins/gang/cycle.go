@@ -34,6 +34,7 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	}
 	pl.gangs.book.tidy(pl.now())
 	k, ok := memberOf(pod)
+	pl.gangs.book.settle(k, pl.now())
 	if !ok {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
@@ -43,7 +44,12 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	node, planned := pl.gangs.book.placeOf(k, pod.UID)
 	if !planned {
 		var status *fwk.Status
-		if node, status = pl.place(ctx, state, k, pod, nodes); !status.IsSuccess() {
+		if k.Source == gang.SourceNative {
+			node, status = pl.preFilterNative(ctx, state, k, pod, nodes)
+		} else {
+			node, status = pl.place(ctx, state, k, pod, nodes)
+		}
+		if !status.IsSuccess() {
 			return nil, status
 		}
 	}
@@ -138,10 +144,13 @@ func (pl *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *v1.
 }
 
 // Reserve implements fwk.ReservePlugin.
-func (pl *Plugin) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
 	k, ok := memberOf(pod)
 	if !ok {
 		return nil
+	}
+	if k.Source == gang.SourceNative {
+		return pl.reserveNative(state, k, pod, nodeName)
 	}
 	if node, planned := pl.gangs.book.placeOf(k, pod.UID); !planned || node != nodeName {
 		return fwk.AsStatus(fmt.Errorf("node %s for %s/%s: %w", nodeName, pod.Namespace, pod.Name, errUndone))
@@ -150,22 +159,27 @@ func (pl *Plugin) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, node
 }
 
 // Unreserve implements fwk.ReservePlugin.
-func (pl *Plugin) Unreserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) {
+func (pl *Plugin) Unreserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, _ string) {
+	if state.IsPodGroupSchedulingCycle() {
+		return // the end of a simulation
+	}
 	if k, ok := memberOf(pod); ok {
 		pl.gangs.book.leave(k, pod.UID, int(pl.args.BindRetries), pl.now())
 	}
 }
 
 // Permit implements fwk.PermitPlugin: members wait for the last one, which releases them all.
-func (pl *Plugin) Permit(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) (*fwk.Status, time.Duration) {
+func (pl *Plugin) Permit(_ context.Context, state fwk.CycleState, pod *v1.Pod, nodeName string) (*fwk.Status, time.Duration) {
 	k, ok := memberOf(pod)
-	if !ok {
+	if !ok || !pinned(state) {
 		return nil, 0
 	}
 	wait, rest, err := pl.gangs.book.arrive(k, pod.UID, nodeName, pl.now())
 	switch {
 	case err != nil:
 		return fwk.AsStatus(err), 0
+	case wait && k.Source == gang.SourceNative:
+		return nil, 0 // plugin GangScheduling has it wait
 	case wait:
 		return fwk.NewStatus(fwk.Wait), pl.patience(pl.gangs.book.size(k))
 	}

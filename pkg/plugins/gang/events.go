@@ -7,6 +7,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -148,8 +149,12 @@ func tell(h fwk.Handle, spec gang.Spec, kind, reason, format string, args ...any
 
 // reference names the PodGroup.
 func reference(spec gang.Spec) *v1.ObjectReference {
+	version := schedv1alpha1.SchemeGroupVersion
+	if spec.Source == gang.SourceNative {
+		version = schedulingv1beta1.SchemeGroupVersion
+	}
 	return &v1.ObjectReference{
-		APIVersion: schedv1alpha1.SchemeGroupVersion.String(), Kind: "PodGroup",
+		APIVersion: version.String(), Kind: "PodGroup",
 		Namespace: spec.Namespace, Name: spec.Name, UID: types.UID(spec.UID),
 	}
 }

@@ -224,7 +224,7 @@ func (q *question) planOf(res *gang.Result) *plan {
 			in++
 		}
 	}
-	p.released = in >= q.Min
+	p.released, p.quorum = in >= q.Min, q.Min-in
 	return p
 }
 

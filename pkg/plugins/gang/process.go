@@ -57,7 +57,7 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 		return nil
 	}
 	g.native = g.options.Native != nil && g.options.Native()
-	o := podgroup.TrackerOptions{Pods: pl.handle.SharedInformerFactory()}
+	o := podgroup.TrackerOptions{Pods: pl.handle.SharedInformerFactory(), Native: g.native}
 	if cfg := pl.handle.KubeConfig(); cfg != nil {
 		client, err := g.dial(cfg)
 		if err != nil {

@@ -105,11 +105,8 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// memberOf is the gang of a pod that this plugin plans: of the custom kind. Native ones are the framework's.
-func memberOf(pod *v1.Pod) (gang.Key, bool) {
-	k, ok := podgroup.KeyOf(pod)
-	return k, ok && k.Source == gang.SourceCRD
-}
+// memberOf is the gang that the pod names. A native PodGroup may turn out to be none; see native.go.
+func memberOf(pod *v1.Pod) (gang.Key, bool) { return podgroup.KeyOf(pod) }
 
 // PreEnqueue implements fwk.PreEnqueuePlugin: a member waits outside of the queue, without a condition that an autoscaler
 // would act on, until its gang can be planned.
@@ -211,6 +208,9 @@ func (pl *Plugin) Less(a, b fwk.QueuedEntityInfo) bool {
 
 // standing is what an entity is sorted by: its gang, and since when it counts.
 func (q *queue) standing(e fwk.QueuedEntityInfo) (gang.Key, time.Time) {
+	if g, ok := e.(*framework.QueuedPodGroupInfo); ok && g.PodGroupInfo != nil && g.PodGroup != nil {
+		return nativeKey(g), g.PodGroup.CreationTimestamp.Time
+	}
 	if p, ok := e.(*framework.QueuedPodInfo); ok && p.PodInfo != nil && p.Pod != nil {
 		if k, ok := memberOf(p.Pod); ok {
 			q.mu.RLock()

@@ -33,11 +33,16 @@ func (pl *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *v1.Pod, 
 	if c.plannedOn != "" {
 		return pl.reservePlanned(c, pod, nodeName)
 	}
-	nodeInfo, err := pl.handle.SnapshotSharedLister().NodeInfos().Get(nodeName)
-	if err != nil {
-		return fwk.AsStatus(err)
+	// A pod of a native PodGroup is reserved in the framework's simulation of the group's cycle, unreserved with all others, and
+	// reserved again. Then it gets what it got before: the snapshot is that of the last pod's turn and has the others in it.
+	a, err := c.assignment, error(nil)
+	if a.Empty() {
+		nodeInfo, missing := pl.handle.SnapshotSharedLister().NodeInfos().Get(nodeName)
+		if missing != nil {
+			return fwk.AsStatus(missing)
+		}
+		a, err = pl.assign(c, pod, nodeInfo)
 	}
-	a, err := pl.assign(c, pod, nodeInfo)
 	if err == nil {
 		err = pl.shared.cache.Assume(nodeName, cluster.NewPod(string(pod.UID), pod.Namespace+"/"+pod.Name, a))
 	}
