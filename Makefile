@@ -42,7 +42,7 @@ vendor: ## Make vendor/ for building without a network, and prove that it suffic
 fuzz: ## Run each fuzz target for FUZZTIME (10s).
 	hack/fuzz.sh
 
-bench: ## Run the benchmarks of test/perf and test/devicemanager (root), COUNT times each (6); bin/tools/benchstat compares two outputs.
+bench: build ## Run the benchmarks of test/perf and test/devicemanager (root), COUNT times each (6); bin/tools/benchstat compares two outputs.
 	$(GO) test -run '^$$' -bench . -benchmem -count $(or $(COUNT),6) -timeout 60m ./test/perf/... ./test/devicemanager/...
 
 compat: build ## Run the scheduler against real API servers of every supported release.
