@@ -10,7 +10,7 @@
 //	node/                the node agent: account, rights, policies, Service and the DaemonSet of node/agent. Its folders
 //	                     fractions and mps are kustomizations of their own, access-* and driver-container are components,
 //	                     monitoring is an example; none of them is part of the kustomization
-//	examples/            one pod per kind of request, and one that fits nowhere; not part of the kustomization
+//	examples/            pods and gangs of every kind of request, and one that fits nowhere; not part of the kustomization
 //
 // The package decides nothing and imports nothing: reading and applying are the caller's.
 package manifests

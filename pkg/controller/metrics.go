@@ -16,7 +16,7 @@ var (
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"phase"})
 	partial = metrics.NewGauge(&metrics.GaugeOpts{
-		Name:           "weft_gang_partial",
+		Name:           "weft_gang_partly_bound",
 		Help:           "Gangs of which some members have a place, and fewer than the minimum.",
 		StabilityLevel: metrics.ALPHA,
 	})

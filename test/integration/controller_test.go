@@ -473,7 +473,7 @@ func TestController(t *testing.T) {
 		for _, want := range []string{
 			`weft_gang_evicted_total{reason="partial"} 2`, `weft_gang_evicted_total{reason="member-lost"} 2`,
 			`weft_gang_evicted_total{reason="unbound"} 0`, `weft_gang_phase{phase="Finished"} 1`, `weft_gang_phase{phase="Running"} 3`,
-			`weft_gang_phase{phase="Unknown"} 0`, "weft_gang_partial 0", "weft_gang_reconcile_duration_seconds_count ",
+			`weft_gang_phase{phase="Unknown"} 0`, "weft_gang_partly_bound 0", "weft_gang_reconcile_duration_seconds_count ",
 		} {
 			if !strings.Contains(body, "\n"+want) {
 				t.Errorf("no line %q in\n%s", want, lines(body, "weft_gang_"))
