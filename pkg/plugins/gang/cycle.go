@@ -128,7 +128,7 @@ func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nod
 func (pl *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	k, ok := memberOf(pod)
 	if !ok {
-		return nil, fwk.NewStatus(fwk.Unschedulable)
+		return pl.preemptAlone(ctx, pod)
 	}
 	if node, planned := pl.gangs.book.placeOf(k, pod.UID); planned {
 		why := statuses.Get(node).Message()

@@ -35,7 +35,11 @@ func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection,
 	}
 	if refused != nil {
 		refused.leader = pod.UID
-		state.Write(questionKey, q)
+		if q != nil {
+			state.Write(questionKey, q)
+		} else {
+			pl.gangs.release(in.spec.Key) // nothing that becomes free helps it
+		}
 	}
 	if err != nil || refused != nil {
 		return "", refused, err

@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	apipod "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/scheduler/util"
 
@@ -159,7 +160,23 @@ func (pl *Plugin) preempt(q *question, r *room) {
 	}
 	metrics.GangPreempted(len(r.victims))
 	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
-	go pl.evict(h, r.victims)
+	go func() {
+		err := pl.evict(preemptor{k.String(), reference(q.in.spec)}, r.victims)
+		if err == nil {
+			return
+		}
+		tell(pl.handle, q.in.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", err)
+		if pl.gangs.waiting.drop(k, h) {
+			pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
+			pl.gangs.wake(k, h.Priority, true)
+		}
+	}()
+}
+
+// preemptor is who takes the place of others.
+type preemptor struct {
+	name   string
+	object runtime.Object
 }
 
 // awaited are the pods that leave already and have to be gone for the plan: those on its nodes.
@@ -197,15 +214,14 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// evict deletes the victims, not in the scheduling loop. When one cannot be, the places are given up: the gang is tried again
-// later, and what is leaving by then counts.
-func (pl *Plugin) evict(h *hold, victims []*v1.Pod) {
+// evict deletes the victims, several at a time. When one cannot be, some may be leaving all the same: they count the next time.
+func (pl *Plugin) evict(by preemptor, victims []*v1.Pod) error {
 	ctx, cancel := context.WithTimeout(context.Background(), evictionTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var failed error
 	pl.handle.Parallelizer().Until(ctx, len(victims), func(i int) {
-		if err := pl.evictOne(ctx, h, victims[i]); err != nil {
+		if err := pl.evictOne(ctx, by, victims[i]); err != nil {
 			mu.Lock()
 			failed = err
 			mu.Unlock()
@@ -214,24 +230,19 @@ func (pl *Plugin) evict(h *hold, victims []*v1.Pod) {
 	if failed == nil {
 		failed = ctx.Err()
 	}
-	if failed == nil {
-		return
+	if failed != nil {
+		logger().Error(failed, "Evicting pods", "preemptor", by.name)
 	}
-	logger().Error(failed, "Evicting pods for a gang", "gang", h.Gang)
-	tell(pl.handle, h.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", failed)
-	if pl.gangs.waiting.drop(h.Gang, h) {
-		pl.gangs.waiting.tryAt(h.Gang, pl.now().Add(evictionBackoff))
-		pl.gangs.wake(h.Gang, h.Priority, true)
-	}
+	return failed
 }
 
 // evictOne deletes a pod, after its status says why. A pod of the same name that came in its place is left alone.
-func (pl *Plugin) evictOne(ctx context.Context, h *hold, victim *v1.Pod) error {
+func (pl *Plugin) evictOne(ctx context.Context, by preemptor, victim *v1.Pod) error {
 	status := victim.Status.DeepCopy()
 	if apipod.UpdatePodCondition(status, &v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler,
 		ObservedGeneration: apipod.CalculatePodConditionObservedGeneration(&victim.Status, victim.Generation, v1.DisruptionTarget),
-		Message:            fmt.Sprintf("%s: preempting to accommodate %s of higher priority", victim.Spec.SchedulerName, h.Gang),
+		Message:            fmt.Sprintf("%s: preempting to accommodate %s of higher priority", victim.Spec.SchedulerName, by.name),
 	}) {
 		if err := util.PatchPodStatus(ctx, pl.handle.ClientSet(), victim.Name, victim.Namespace, &victim.Status, status); err != nil {
 			return ignoreGone(fmt.Errorf("status of %s/%s: %w", victim.Namespace, victim.Name, err))
@@ -242,7 +253,7 @@ func (pl *Plugin) evictOne(ctx context.Context, h *hold, victim *v1.Pod) error {
 		return ignoreGone(fmt.Errorf("deleting %s/%s: %w", victim.Namespace, victim.Name, err))
 	}
 	if recorder := pl.handle.EventRecorder(); recorder != nil {
-		recorder.Eventf(victim, reference(h.spec), v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by %s on node %s", h.Gang, victim.Spec.NodeName)
+		recorder.Eventf(victim, by.object, v1.EventTypeNormal, "Preempted", "Preempting", "Preempted by %s on node %s", by.name, victim.Spec.NodeName)
 	}
 	return nil
 }

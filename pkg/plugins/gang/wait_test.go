@@ -170,7 +170,10 @@ func TestPlacesAreKeptUntilTheVictimsAreGone(t *testing.T) {
 				if restart {
 					r.cancel()
 					r.start()
-					r.after(time.Second)
+					r.after(5 * time.Second) // its first cycle may not see the nodes yet, as the real one's does
+					if kept := r.kept(); len(strings.Fields(kept)) != 2 {
+						r.t.Fatalf("after the restart kept is %q; told %q", kept, r.said("new-0"))
+					}
 				}
 				r.letGo(victims[0])
 				r.create(asks("thief"), asks("higher", priority(11)))
@@ -357,6 +360,7 @@ func TestWhatAGangNoLongerNeedsIsKeptNoLonger(t *testing.T) {
 				r.number()
 				r.group("new", 2)
 				r.create(membersOf("new", 2, 8)...)
+				r.after(time.Second)
 				r.create(asks("long", gpus(8)))
 				r.after(time.Second)
 				if said := r.said("long"); !strings.Contains(said, "ReservedForGang") {
@@ -366,6 +370,48 @@ func TestWhatAGangNoLongerNeedsIsKeptNoLonger(t *testing.T) {
 				r.after(time.Second)
 				if got := r.bound(); !strings.Contains(got, "long") || r.kept() != "" {
 					r.t.Errorf("bound: %s, kept: %s", got, r.kept())
+				}
+			})
+		})
+	}
+}
+
+// TestASinglePodTakesThePlaceOfAWholeGang: a member alone would leave the others running for nothing.
+func TestASinglePodTakesThePlaceOfAWholeGang(t *testing.T) {
+	for name, tt := range map[string]struct {
+		min  int64
+		pods []*v1.Pod
+		want string
+	}{
+		"all of it":                            {min: 2, pods: membersOf("old", 2, 8), want: "old-0 old-1"},
+		"a member above the minimum":           {min: 1, pods: membersOf("old", 2, 8), want: "old-1"},
+		"or a pod, which is less":              {min: 1, pods: append(membersOf("old", 1, 8), asks("b", gpus(8))), want: "b"},
+		"nobody of the same priority":          {min: 2, pods: membersOf("old", 2, 8, priority(10))},
+		"without gangs it is as it always was": {pods: []*v1.Pod{asks("a", gpus(8), priority(1)), asks("b", gpus(8))}, want: "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nodesOf(2, 8), func(r *rig) {
+				for _, p := range tt.pods {
+					hours := time.Hour
+					if p.Name != "b" {
+						hours = 3 * time.Hour
+					}
+					startedBefore(hours)(p)
+				}
+				if tt.min > 0 {
+					r.group("old", tt.min)
+				}
+				r.create(tt.pods...)
+				if n := r.number(); n != len(tt.pods) {
+					r.t.Fatalf("bound: %s", r.bound())
+				}
+				r.create(asks("new", gpus(8), priority(10)))
+				r.after(11 * time.Second)
+				if got := r.leaving(tt.pods...); got != tt.want {
+					r.t.Errorf("gone: %q, want %q; told %q", got, tt.want, r.said("new"))
+				}
+				if bound := r.pod("new").Spec.NodeName != ""; bound != (tt.want != "") {
+					r.t.Errorf("bound: %s; told %q", r.bound(), r.said("new"))
 				}
 			})
 		})
