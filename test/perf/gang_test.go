@@ -50,12 +50,14 @@ type competitor struct {
 }
 
 // inTreeGates are those of native gangs, and the one that is on in kube-scheduler and that weft-scheduler switches off.
+// TopologyAwareWorkloadScheduling, which weft-scheduler may switch on, is for each competitor to say.
 const inTreeGates = "GenericWorkload=true,NominatedNodeNameForExpectation=true"
 
 var competitors = []competitor{
 	{name: "weft", schedulerName: playground.SchedulerName, group: createCRDGroup, join: joinCRDGroup},
 	{
-		name: "in-tree", schedulerName: corev1.DefaultSchedulerName, gates: inTreeGates,
+		name: "in-tree", schedulerName: corev1.DefaultSchedulerName,
+		gates: inTreeGates + ",TopologyAwareWorkloadScheduling=false",
 		group: createNativeGroup(""), join: joinNativeGroup,
 	},
 	// All nodes are in one zone, so there is one placement to try. Weft's plan looks at zone and rack without being asked.
