@@ -6,7 +6,8 @@
 //	              enough members exist
 //	PreFilter     plans the gang (gang.Plan) and reserves it; pins each member to its place
 //	Filter        a member passes on its place only
-//	PostFilter    a member that was refused there ends the plan; keeps preemption for single members away
+//	PostFilter    a member that was refused there ends the plan; a gang without room takes the place of others, or has what
+//	              becomes free kept for it; keeps preemption for single members away
 //	Reserve       checks that the place is still the member's
 //	Permit        the last member releases all
 //	Unreserve     before the release it ends the plan; after it, the member is tried again on the same place
@@ -56,6 +57,37 @@
 // others. See EventsToRegister. A plan that was undone keeps its gang from planning for half a second, and twice as long each
 // time that follows, up to ten.
 //
+// # A gang without room
+//
+// It is planned a second time, on the nodes that could take a member if others left, for the best that was possible, which all
+// members are told. Then, at the end of the cycle of the member that leads, once for each refusal:
+//
+//   - Preemption (gang.Preempt), unless a member has preemptionPolicy Never. Who is being deleted already counts as gone. There are
+//     victims only when there is a plan for the whole gang that all other plugins accept without them. They are pods of lower
+//     priority that are in no gang, members above their gang's minimum, the last in rank order, or gangs as a whole; also a gang
+//     that would start anew when it lost one (weft.sh/on-member-lost: restart) leaves as a whole. The gang's places are kept for
+//     it, and then the victims are deleted as DefaultPreemption does it, off the scheduling loop; the last one to go brings the
+//     gang back. What is kept expires 30 s after the longest grace period of the victims; a pod that is still there then is
+//     counted on no more.
+//   - Backfill (gang.Start; argument backfill): when enough pods say how long they run, it is known when the gang can start, and
+//     on what. That is kept for it, and pods that end before may start on it, by their weft.sh/runtime. It is computed anew each
+//     time the gang is refused again: when pods end, and when the start has come and pods run longer than they said.
+//   - Ageing (gang.Drain; argument agingSeconds): where that is not known and the youngest member has waited so long, what becomes
+//     free on certain nodes is kept for it, until it starts.
+//
+// One gang of each priority has a reservation of the last two kinds, the oldest that can; it is dropped when the gang starts, is
+// gone or changes. What is kept binds pods and gangs of no higher priority: GPUFit shows them the nodes without it (ReservedForGang), GPUs
+// one by one, CPU and other resources by amount. When it is dropped, the pods and gangs that were refused for it are tried again.
+// Profiles without GPUFit do not see it, nor do host ports and affinity: those a gang may lose to others until its plan is made.
+// What limits a node besides resources (an anti-affinity that a victim has, a host port that it holds) counts as if the victim stayed.
+//
+// Reservations are not stored. After a restart the gang is refused again and they are made anew; victims that are leaving by then are
+// not chosen twice.
+//
+// A single pod with GPUs that may take the place of gang members is planned as a gang of one, so that it evicts whole gangs or
+// members above the minimum; see preemptAlone. DefaultPreemption has all other pods: of those, ones without GPUs may still take
+// the place of one member, and what becomes of its gang is the controller's to decide.
+//
 // # PodGroups of scheduling.k8s.io
 //
 // They are the framework's (its gate GenericWorkload). Where that is off PreEnqueue holds their pods back: they would be
@@ -64,6 +96,6 @@
 // # Concurrency
 //
 // PreFilter to Permit run one at a time; Unreserve and PostBind on the goroutines of bindings, the tracker's calls on those of
-// informers, and PreEnqueue, Less and the queueing hints under the scheduling queue's lock. See the types queue and book, which
-// have a lock each for that reason.
+// informers, evictions on their own, and PreEnqueue, Less and the queueing hints under the scheduling queue's lock. See the types
+// queue, book and waiting, which have a lock each for that reason.
 package gang

@@ -417,3 +417,24 @@ func TestASinglePodTakesThePlaceOfAWholeGang(t *testing.T) {
 		})
 	}
 }
+
+// TestFullNodesCountForTheReason: a domain that is full is not one that is too small.
+func TestFullNodesCountForTheReason(t *testing.T) {
+	const rack = "topology.kubernetes.io/rack"
+	var nodes []*v1.Node
+	for _, name := range []string{"a0", "a1", "b0", "b1"} {
+		nodes = append(nodes, node(name, 8, func(n *v1.Node) { n.Labels[rack] = name[:1] }))
+	}
+	for members, want := range map[int]string{2: "InsufficientDomainCapacity", 3: "TopologyDomainTooSmall"} {
+		inBubble(t, nodes, func(r *rig) {
+			r.create(asks("w", gpus(8)), asks("x", gpus(8)), asks("y", gpus(8)), asks("z", gpus(1)))
+			r.number()
+			r.group("new", int64(members), required(rack))
+			r.create(membersOf("new", members, 8)...)
+			r.after(time.Second)
+			if said := r.said("new-0"); !strings.Contains(said, want) {
+				r.t.Errorf("%d members were told %q, want %s", members, said, want)
+			}
+		})
+	}
+}

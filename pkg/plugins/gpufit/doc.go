@@ -15,6 +15,12 @@
 // The arithmetic is in packages fit, cluster and cache; this one reads, calls and translates. All profiles of a process
 // share one cache.
 //
+// # What is kept for gangs
+//
+// Plugin Gang keeps places for gangs that wait (Hold). A pod that they bind is shown nodes on which those members run already, with
+// all of their GPUs; what they ask for besides GPUs is subtracted from what is free, for pods without GPUs too. Amounts that pods
+// give back before the gang starts are not counted: then less is given out than could be.
+//
 // # Scores
 //
 // Score returns the strategy's rating and NormalizeScore turns ratings into ranks, 100 for the best node and no two equal
@@ -24,5 +30,6 @@
 //
 // # What brings back a pod that was refused
 //
-// A pod with GPUs ending, a node or its GPUs changing, or the pod itself changing; see EventsToRegister.
+// A pod with GPUs ending, a node or its GPUs changing, or the pod itself changing; see EventsToRegister. What is kept for a gang no
+// longer: then plugin Gang has the pods tried that were refused for it.
 package gpufit
