@@ -184,6 +184,7 @@ func (pl *Plugin) Permit(_ context.Context, state fwk.CycleState, pod *v1.Pod, n
 		return fwk.NewStatus(fwk.Wait), pl.patience(pl.gangs.book.size(k))
 	}
 	pl.gangs.activate(rest)
+	pl.gangs.release(k) // not before: if the plan is undone, what was kept still is
 	return nil, 0
 }
 

@@ -50,7 +50,6 @@ func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection,
 		return "", nil, fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err)
 	}
 	pl.gangs.queue.accept(in.spec.Key)
-	pl.gangs.release(in.spec.Key)
 	metrics.GangDomains(domainsOf(q.Levels, res))
 	tell(pl.handle, in.spec, v1.EventTypeNormal, "Planned", "places for %d members %s", p.size, p.where)
 	pl.gangs.activate(p.others(pod.UID))

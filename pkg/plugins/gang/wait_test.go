@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/podspec"
 )
@@ -437,4 +438,27 @@ func TestFullNodesCountForTheReason(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAPlanThatIsUndoneLosesNothing: until the gang is released, what was kept for it is.
+func TestAPlanThatIsUndoneLosesNothing(t *testing.T) {
+	inBubble(t, nodesOf(2, 8), func(r *rig) {
+		old := []*v1.Pod{asks("a", gpus(8)), asks("b", gpus(8))}
+		r.create(old...)
+		r.number()
+		fails := 1
+		r.trouble.reserve = func(pod string) *fwk.Status {
+			if pod == "new-1" && fails > 0 {
+				fails--
+				return fwk.NewStatus(fwk.Unschedulable, "not now")
+			}
+			return nil
+		}
+		r.group("new", 2)
+		r.create(append(membersOf("new", 2, 8, priority(10)), asks("thief"))...)
+		r.after(30 * time.Second)
+		if got := r.bound(); got != "new-0@n0 new-1@n1" || fails != 0 || r.kept() != "" {
+			r.t.Errorf("bound: %s; kept: %q", got, r.kept())
+		}
+	})
 }
