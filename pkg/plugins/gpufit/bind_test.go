@@ -89,6 +89,30 @@ func TestBindSendsNodeAndGPUsInOneWrite(t *testing.T) {
 	}
 }
 
+// A cycle that ends while others bind has sent nothing, so nothing is left open.
+func TestABindingThatWaitsForOthersEndsWithItsCycle(t *testing.T) {
+	r := newRig(t, "{}")
+	r.addNode("a", devices("a", "H100", 2)...)
+	r.onBind(nil)
+	for range maxBinding {
+		r.pl.shared.binding <- struct{}{}
+	}
+	p := pod("p", whole(2), uid("the-uid"))
+	state := r.reserve(p, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if status := r.pl.Bind(ctx, state, p, "a"); !errors.Is(status.AsError(), errNotSent) || !errors.Is(status.AsError(), context.Canceled) {
+		t.Errorf("got %v", status)
+	}
+	if len(r.client.Actions()) != 0 || r.pl.shared.cache.Suspected("the-uid") {
+		t.Errorf("calls %v, suspected: %t", r.client.Actions(), r.pl.shared.cache.Suspected("the-uid"))
+	}
+	<-r.pl.shared.binding
+	if status := r.pl.Bind(t.Context(), state, p, "a"); !status.IsSuccess() || len(r.pl.shared.binding) != maxBinding-1 {
+		t.Errorf("got %v, %d in flight", status, len(r.pl.shared.binding))
+	}
+}
+
 func TestRefused(t *testing.T) {
 	status := func(code int32, reason metav1.StatusReason) error {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason}}
