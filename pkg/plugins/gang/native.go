@@ -51,8 +51,8 @@ func readAnswer(state fwk.PodGroupCycleState) *answer {
 	return data.(*answer)
 }
 
-// status is what the pods of a group without a plan are told. The framework finds the plugin to ask for hints in a
-// FitError only; with any other error each event in the cluster would have the whole group tried again.
+// status is what the pods of a group without a plan are told. The framework takes no error but a FitError for a verdict; any other
+// it would report, for each pod, as an error of its own.
 func (a *answer) status(pod *v1.Pod, nodes int) *fwk.Status {
 	if a.err != nil {
 		return fwk.AsStatus(a.err)
@@ -140,6 +140,9 @@ func (pl *Plugin) planNative(ctx context.Context, a *answer, pods []*v1.Pod, nod
 		return
 	}
 	a.gang = true
+	for _, p := range pods {
+		pl.gangs.tracker.Refresh(p) // its event may have reached the queue before it reaches the tracker
+	}
 	in, r := pl.inspect(a.key)
 	if !r.OK() {
 		// Told to the members, and not held back by PreEnqueue as others are: nobody writes what PreEnqueue says into the
@@ -152,14 +155,14 @@ func (pl *Plugin) planNative(ctx context.Context, a *answer, pods []*v1.Pod, nod
 		return
 	}
 	pl.gangs.queue.admit(a.key, pods[0], in.spec.Created)
-	if in.members, a.err = pl.inCycle(a.key, in.members, pods); a.err != nil {
+	placed := pl.gangs.book.placed(a.key)
+	if in.members, a.err = pl.inCycle(a.key, in.members, pods, placed); a.err != nil {
 		return
 	}
 	if len(in.members) < in.need {
 		a.err = fmt.Errorf("%s: %d of at least %d members are in the queue or placed", a.key, len(in.members), in.need)
 		return
 	}
-	placed := pl.gangs.book.placed(a.key)
 	if !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return placed[p.UID] == "" }) {
 		return // binds failed, and all that came back keep their places
 	}
@@ -201,21 +204,22 @@ func (pl *Plugin) openNative(q *question, res *gang.Result) error {
 	return nil
 }
 
-// inCycle are the members that have a node, as the scheduler sees it, and those of the cycle. Others are not planned: the plan
-// of a native gang is carried out in this cycle.
-func (pl *Plugin) inCycle(k gang.Key, members, pods []*v1.Pod) ([]*v1.Pod, error) {
+// inCycle are the members that are bound or have a place, and those of the cycle. Others are not planned: the plan of a native
+// gang is carried out in this cycle. A member that the scheduler counts as placed though it is neither is one whose plan was
+// undone and that has not been told yet. The framework would have the others start with it.
+func (pl *Plugin) inCycle(k gang.Key, members, pods []*v1.Pod, placed map[types.UID]string) ([]*v1.Pod, error) {
 	group, err := pl.handle.SnapshotSharedLister().PodGroupStates().Get(k.Namespace, k.Name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", k, err)
 	}
-	scheduled, waiting := uids(group.ScheduledPods()), uids(pods)
+	assumed, waiting := group.AssumedPods(), uids(pods)
 	in := make([]*v1.Pod, 0, len(members))
 	for _, p := range members {
 		switch {
-		case p.Spec.NodeName != "" || waiting[p.UID] != nil:
+		case p.Spec.NodeName != "" || waiting[p.UID] != nil || placed[p.UID] != "":
 			in = append(in, p)
-		case scheduled[p.UID] != nil: // assumed
-			in = append(in, scheduled[p.UID])
+		case assumed.Has(p.UID):
+			return nil, fmt.Errorf("%s/%s is not back yet: %w", p.Namespace, p.Name, errUndone)
 		}
 	}
 	return in, nil

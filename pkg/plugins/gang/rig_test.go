@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/dynamic"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/informers"
@@ -32,6 +33,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/features"
 	"k8s.io/kubernetes/pkg/scheduler"
 	schedulerapi "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
@@ -140,7 +142,9 @@ func (r *rig) start() {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.cancel = cancel
 	state := gpufit.NewState(gpufit.Options{})
-	r.gangs = newGangs(Options{State: state})
+	r.gangs = newGangs(Options{
+		State: state, Native: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload) },
+	})
 	r.gangs.dial = func(*rest.Config) (dynamic.Interface, error) { return r.objects, nil }
 	factory := informers.NewSharedInformerFactory(r.client, 0)
 	recorder := profile.RecorderFactory(func(string) events.EventRecorderLogger { return &events.FakeRecorder{} })
