@@ -90,8 +90,24 @@
 //
 // # PodGroups of scheduling.k8s.io
 //
-// They are the framework's (its gate GenericWorkload). Where that is off PreEnqueue holds their pods back: they would be
-// scheduled one by one.
+// Where the scheduler handles them (its gate GenericWorkload) the framework takes the group from the queue as one, simulates a cycle
+// for each pod, Reserve included, takes all of it back, and then reserves, permits and binds the pods for which that succeeded.
+// The whole plan is carried out within that one cycle, by the same book:
+//
+//	PlacementGenerate   plans, reserves, and offers the nodes of the plan as the one placement; with one there is nothing to
+//	                    score. A refusal is a FitError, so that every member is told. Without TopologyAwareWorkloadScheduling
+//	                    nobody asks for placements, and the first member's PreFilter plans
+//	PreFilter, Filter   pin each member, as ever
+//	Reserve, Unreserve  in the simulation they check, and leave the plan alone
+//	Permit              counts; plugin GangScheduling has members wait. With the minimum there the plan is released, for then
+//	                    GangScheduling lets them go. A failure before undoes it and rejects those that wait
+//	PodGroupPostFilter  a simulation that failed ends the plan; a gang without room is helped as above; DefaultPreemption, which
+//	                    does not know who holds which GPUs, is kept away
+//
+// A plan that is not released is undone when the next cycle begins, of whichever pod: cycles do not overlap. Groups that are no
+// gangs (policy basic) are the framework's alone, and get their placements from the in-tree generator.
+//
+// Where the gate is off PreEnqueue holds their pods back: they would be scheduled one by one.
 //
 // # Concurrency
 //

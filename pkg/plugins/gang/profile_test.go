@@ -8,8 +8,11 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	featuregatetesting "k8s.io/component-base/featuregate/testing"
+	"k8s.io/kubernetes/pkg/features"
 	schedulerapi "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	schedulerscheme "k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
 	schedulercache "k8s.io/kubernetes/pkg/scheduler/backend/cache"
@@ -51,6 +54,17 @@ func asks(name string, changes ...func(*v1.Pod)) *v1.Pod {
 // TestTheShippedProfile: the order of plugins that ours rely on; and one plugin that cannot sign would end batching for the
 // whole profile.
 func TestTheShippedProfile(t *testing.T) {
+	for name, native := range map[string]bool{"without native PodGroups": false, "with native PodGroups": true} {
+		t.Run(name, func(t *testing.T) {
+			featuregatetesting.SetFeatureGatesDuringTest(t, utilfeature.DefaultFeatureGate, featuregatetesting.FeatureOverrides{
+				features.GenericWorkload: native, features.TopologyAwareWorkloadScheduling: native,
+			})
+			testTheShippedProfile(t)
+		})
+	}
+}
+
+func testTheShippedProfile(t *testing.T) {
 	schedulermetrics.Register()
 	client := fake.NewClientset()
 	factory := informers.NewSharedInformerFactory(client, 0)
@@ -58,8 +72,10 @@ func TestTheShippedProfile(t *testing.T) {
 	state := gpufit.NewState(gpufit.Options{})
 	registry[gpufit.Name] = gpufit.NewFactory(state)
 	registry[Name] = NewFactory(Options{State: state})
+	snapshot := schedulercache.NewEmptySnapshot()
 	f, err := frameworkruntime.NewFramework(t.Context(), registry, shippedProfile(t), frameworkruntime.WithInformerFactory(factory),
-		frameworkruntime.WithClientSet(client), frameworkruntime.WithSnapshotSharedLister(schedulercache.NewEmptySnapshot()))
+		frameworkruntime.WithClientSet(client), frameworkruntime.WithSnapshotSharedLister(snapshot),
+		frameworkruntime.WithMutableSnapshotLister(snapshot), frameworkruntime.WithPodGroupManager(schedulercache.New(t.Context(), nil, true, false)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,10 +89,12 @@ func TestTheShippedProfile(t *testing.T) {
 	got := map[string][]string{
 		"queueSort": first(list.QueueSort, 2), "preFilter": first(list.PreFilter, 1), "filter": first(list.Filter, 2),
 		"postFilter": first(list.PostFilter, 3), "bind": first(list.Bind, 2), "permit": first(list.Permit, 1),
+		"placementGenerate": first(list.PlacementGenerate, 2), "podGroupPostFilter": first(list.PodGroupPostFilter, 1),
 	}
 	want := map[string][]string{
 		"queueSort": {Name}, "preFilter": {Name}, "filter": {Name, gpufit.Name}, "postFilter": {Name, "DynamicResources", "DefaultPreemption"},
 		"bind": {gpufit.Name, "DefaultBinder"}, "permit": {Name},
+		"placementGenerate": {Name}, "podGroupPostFilter": {Name},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("plugins by extension point (-want +got):\n%s", diff)
