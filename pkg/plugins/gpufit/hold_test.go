@@ -91,10 +91,11 @@ func TestReserveKeepsOffWhatIsKept(t *testing.T) {
 	}
 	// The view of a node is made once for each state of it.
 	n := r.pl.shared.cache.Node("n")
-	if h.view(n) != h.view(n) {
+	first := h.view(n)
+	if h.view(n) != first {
 		t.Error("the view is made anew though the node is the same")
 	}
-	if h.view(n.Without("long")) == h.view(n) {
+	if h.view(n.Without("long")) == first {
 		t.Error("the view is of a node as it was")
 	}
 }
