@@ -27,7 +27,8 @@ func (pl *Plugin) reserve(q *question, before *hold) {
 	if h == before {
 		return
 	}
-	if other := pl.gangs.waiting.reservedAt(q.priority, k); other != nil {
+	other := pl.gangs.waiting.reservedAt(q.priority, k)
+	if other != nil { // a younger one's
 		pl.gangs.waiting.drop(other.Gang, other)
 	}
 	pl.gangs.waiting.put(h)
@@ -41,7 +42,7 @@ func (pl *Plugin) reserve(q *question, before *hold) {
 				now.Sub(q.since()).Round(time.Second), len(h.Shares))
 		}
 	}
-	if before != nil && (!same || h.Start.After(before.Start)) {
+	if other != nil || before != nil && (!same || h.Start.After(before.Start)) {
 		pl.gangs.wake(k, q.priority, false) // it binds fewer, or others
 	}
 }
