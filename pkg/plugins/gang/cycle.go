@@ -42,16 +42,15 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 		return nil, fwk.AsStatus(err)
 	}
 	node, planned := pl.gangs.book.placeOf(k, pod.UID)
-	if !planned {
-		var status *fwk.Status
-		if k.Source == gang.SourceNative {
-			node, status = pl.preFilterNative(ctx, state, k, pod, nodes)
-		} else {
-			node, status = pl.place(ctx, state, k, pod, nodes)
-		}
-		if !status.IsSuccess() {
-			return nil, status
-		}
+	var status *fwk.Status
+	switch {
+	case k.Source == gang.SourceNative:
+		node, status = pl.preFilterNative(ctx, state, k, pod, nodes)
+	case !planned:
+		node, status = pl.place(ctx, state, k, pod, nodes)
+	}
+	if !status.IsSuccess() {
+		return nil, status
 	}
 	state.Write(stateKey, &pin{node})
 	return &fwk.PreFilterResult{NodeNames: sets.New(node)}, nil

@@ -123,9 +123,8 @@ func (pl *Plugin) answer(ctx context.Context, state fwk.PodGroupCycleState, k ga
 		return a
 	}
 	a := &answer{key: k}
-	// Of an earlier cycle of this group nothing may be left either.
 	pl.gangs.book.tidy(pl.now())
-	pl.gangs.book.settle(gang.Key{}, pl.now())
+	pl.gangs.book.begin(k, pl.now())
 	if a.err = pl.gangs.wait(ctx); a.err == nil {
 		pl.planNative(ctx, a, pods, nodes)
 	}
@@ -189,6 +188,9 @@ func (pl *Plugin) planNative(ctx context.Context, a *answer, pods []*v1.Pod, nod
 func (pl *Plugin) refuseNative(a *answer, leader *v1.Pod) {
 	metrics.Rejected(a.refused.reason)
 	a.refused.leader = leader.UID
+	if a.question == nil {
+		pl.gangs.release(a.key) // nothing that becomes free helps it
+	}
 	pl.gangs.queue.refuse(a.key, a.refused)
 }
 
@@ -225,7 +227,7 @@ func (pl *Plugin) inCycle(k gang.Key, members, pods []*v1.Pod, placed map[types.
 	return in, nil
 }
 
-// preFilterNative is for a member of a native PodGroup without a place. Without TopologyAwareWorkloadScheduling nobody asks for
+// preFilterNative is the node of a pod of a native PodGroup. Without TopologyAwareWorkloadScheduling nobody asks for
 // placements, and the first member's PreFilter plans.
 func (pl *Plugin) preFilterNative(ctx context.Context, state fwk.CycleState, k gang.Key, pod *v1.Pod, nodes []fwk.NodeInfo) (string, *fwk.Status) {
 	if !state.IsPodGroupSchedulingCycle() {
@@ -322,6 +324,19 @@ func (b *book) failed(k gang.Key, pods []*v1.Pod, now time.Time) bool {
 	}
 	b.mu.Unlock()
 	return b.refused(k, refused, "see its condition", now)
+}
+
+// begin is called when the cycle of a native gang begins: nothing of an earlier one may be left, but for the places of members
+// whose bind failed.
+func (b *book) begin(k gang.Key, now time.Time) {
+	b.settle(gang.Key{}, now)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.plans[k]; p != nil {
+		for _, pl := range p.places {
+			pl.tried = false
+		}
+	}
 }
 
 // settle undoes the plans of native gangs whose cycle is over and did not get to the release: cycles do not overlap, so that is

@@ -222,6 +222,9 @@ func TestANativeBindThatFailsIsTriedOnTheSamePlace(t *testing.T) {
 		}
 		r.nativeGroup("g", 4)
 		r.create(natives("g", 4, 2)...)
+		if n := r.number(); n < 3 || r.held() != 4 { // the first retries come at once
+			r.t.Fatalf("%d bound, %d hold GPUs: want the fourth to keep its own", n, r.held())
+		}
 		r.create(asks("greedy"))
 		r.after(time.Minute)
 		if n := r.number(); n != 4 || strings.Contains(r.bound(), "greedy") {
@@ -235,6 +238,33 @@ func TestANativeBindThatFailsIsTriedOnTheSamePlace(t *testing.T) {
 		}
 		if len(tried) != 4 || len(slices.Compact(tried)) != 1 {
 			r.t.Errorf("the binds that were tried are %q, want 4 times the same", tried)
+		}
+		r.idle()
+	})
+}
+
+// TestANativePlaceThatIsKeptAndNoLongerTakesItsMember: one bind fails, and then another plugin refuses the member there.
+func TestANativePlaceThatIsKeptAndNoLongerTakesItsMember(t *testing.T) {
+	inNativeBubble(t, some(3, 4), func(r *rig, _ bool) {
+		bad := ""
+		r.refuse = func(pod, node string) error {
+			if pod == "g-1" && bad == "" {
+				bad = node
+				return apierrors.NewForbidden(v1.Resource("pods"), pod, errors.New("not now"))
+			}
+			return nil
+		}
+		r.trouble.filter = func(pod, node string) *fwk.Status {
+			if pod == "g-1" && node == bad {
+				return fwk.NewStatus(fwk.Unschedulable, "not this one")
+			}
+			return nil
+		}
+		r.nativeGroup("g", 4)
+		r.create(natives("g", 4, 2)...)
+		r.after(2 * time.Minute)
+		if n := r.number(); n != 4 || bad == "" || strings.Contains(r.bound(), "g-1@"+bad) {
+			r.t.Fatalf("bound: %q, g-1 was refused on %q: %s", r.bound(), bad, r.said("g-1"))
 		}
 		r.idle()
 	})
