@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/playground"
@@ -251,7 +253,12 @@ func (a *audit) watch(c *cluster) (stop func()) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	w, err := c.client.CoreV1().Pods("").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	// A busy API server ends watches that fall behind; this one goes on where it was.
+	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return c.client.CoreV1().Pods("").Watch(ctx, o)
+		},
+	})
 	if err != nil {
 		a.t.Fatal(err)
 	}

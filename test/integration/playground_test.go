@@ -293,8 +293,8 @@ func startUp(t *testing.T) *up {
 	}()
 	u.waitLine(t, "Ctrl-C stops it")
 	u.children = childrenOf(t, u.cmd.Process.Pid)
-	if len(u.children) != 4 {
-		t.Errorf("%d children, want etcd, kube-apiserver, kwok and weft-scheduler", len(u.children))
+	if len(u.children) != 5 {
+		t.Errorf("%d children, want etcd, kube-apiserver, kwok, weft-controller and weft-scheduler", len(u.children))
 	}
 	return u
 }
