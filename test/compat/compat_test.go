@@ -55,20 +55,20 @@ func TestSchedulesOn(t *testing.T) {
 		wantLog []string
 	}{
 		"v1.34": {server: "v1.34.", wantLog: []string{`"Adapting to the API server".* release="1\.34".* emulatedVersion="1\.34" featureGatesOff=null`}},
-		"v1.35": {server: "v1.35.", wantLog: []string{`release="1\.35".* emulatedVersion="1\.35" featureGatesOff=null`}},
-		"v1.36": {server: "v1.36.", wantLog: []string{`release="1\.36".* emulatedVersion="1\.36" featureGatesOff=null`}},
+		"v1.35": {server: "v1.35.", wantLog: []string{`release="1\.35".* emulatedVersion="1\.35" featureGatesOff=\["NominatedNodeNameForExpectation"\]`}},
+		"v1.36": {server: "v1.36.", wantLog: []string{`release="1\.36".* emulatedVersion="1\.36" featureGatesOff=\["NominatedNodeNameForExpectation"\]`}},
 		"our own release": {
 			server:  ours,
-			wantLog: []string{`release="1\.37".* emulatedVersion="1\.37" featureGatesOff=null`},
+			wantLog: []string{`release="1\.37".* emulatedVersion="1\.37" featureGatesOff=\["NominatedNodeNameForExpectation"\]`},
 		},
 		"our own release, built without its version": {
 			server:  "-unversioned",
-			wantLog: []string{`release="1\.37".* emulatedVersion="1\.37" featureGatesOff=null`},
+			wantLog: []string{`release="1\.37".* emulatedVersion="1\.37" featureGatesOff=\["NominatedNodeNameForExpectation"\]`},
 		},
 		"our own release, emulating an older one": {
 			server:     ours,
 			serverArgs: []string{"--emulated-version=1.36"},
-			wantLog:    []string{`release="1\.36".* emulatedVersion="1\.36" featureGatesOff=null`},
+			wantLog:    []string{`release="1\.36".* emulatedVersion="1\.36" featureGatesOff=\["NominatedNodeNameForExpectation"\]`},
 		},
 		"our own release without resource.k8s.io/v1": {
 			server:     ours,
@@ -82,18 +82,17 @@ func TestSchedulesOn(t *testing.T) {
 		"our own release without one resource": {
 			server:     ours,
 			serverArgs: []string{"--runtime-config=resource.k8s.io/v1/devicetaintrules=false"},
-			wantLog:    []string{`emulatedVersion="1\.37" featureGatesOff=\["DRADeviceTaintRules"\]`},
+			wantLog:    []string{`emulatedVersion="1\.37" featureGatesOff=\["DRADeviceTaintRules","NominatedNodeNameForExpectation"\]`},
 		},
 		"our own release with native PodGroups": {
-			server:        ours,
-			serverArgs:    []string{"--runtime-config=scheduling.k8s.io/v1beta1=true", "--feature-gates=GenericWorkload=true"},
-			schedulerArgs: []string{"--feature-gates=GenericWorkload=true"},
-			wantLog:       []string{`emulatedVersion="1\.37" featureGatesOff=null`},
+			server:     ours,
+			serverArgs: []string{"--runtime-config=scheduling.k8s.io/v1beta1=true", "--feature-gates=GenericWorkload=true"},
+			wantLog:    []string{`emulatedVersion="1\.37" .* featureGatesOn=\["GenericWorkload","TopologyAwareWorkloadScheduling"\]`},
 		},
 		"the oldest release, where the user insists on the newest": {
 			server:        "v1.34.",
 			schedulerArgs: []string{"--emulated-version=1.37"},
-			wantLog:       []string{`emulatedVersion="1\.37" featureGatesOff=\["DRADeviceTaintRules"\]`},
+			wantLog:       []string{`emulatedVersion="1\.37" featureGatesOff=\["DRADeviceTaintRules","NominatedNodeNameForExpectation"\]`},
 		},
 	}
 	for name, tt := range tests {
