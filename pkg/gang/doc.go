@@ -16,7 +16,7 @@
 //
 // # Functions
 //
-//   - [Plan] places a gang on what is free now; [Verify] checks what it says.
+//   - [Plan] places a gang on what is free now.
 //   - [Preempt] places it on what would be free if others left, and says which must, as whole units.
 //   - [Start] finds when it can start by itself, from when the pods that run are known to end.
 //

@@ -110,7 +110,7 @@ func (s *scenario) addNodes(t *testing.T, d *datadriven.TestData, line string, g
 	}
 	values := strings.Fields(strings.ReplaceAll(domains, "-", " - "))
 	slices.Reverse(values)
-	for _, f := range strings.Fields(free) {
+	for f := range strings.FieldsSeq(free) {
 		name := string(rune('a' + len(s.p.Nodes)))
 		devices := make([]gpu.Device, gpus)
 		for g := range devices {

@@ -278,13 +278,13 @@ func TestANodeOfWhichSomeIsKept(t *testing.T) {
 		for i := range n.GPUs[:4] {
 			out = append(out, fmt.Sprintf("%d/%d", n.GPUs[i].FreeMilliGPU, n.GPUs[i].FreeMemoryMiB))
 		}
-		places := ""
+		var places strings.Builder
 		for _, inst := range migs.Instances {
 			if n.GPUs[4].Partition.CanGive(inst) {
-				places += fmt.Sprintf(" %s@%d", inst.Profile[:2], inst.Start)
+				places.WriteString(fmt.Sprintf(" %s@%d", inst.Profile[:2], inst.Start))
 			}
 		}
-		return fmt.Sprintf("%s%s, %d idle", strings.Join(out, " "), places, n.Spare().GPUs)
+		return fmt.Sprintf("%s%s, %d idle", strings.Join(out, " "), places.String(), n.Spare().GPUs)
 	}
 	const small = " 1g@0 1g@1 1g@2 1g@3 1g@4 1g@5 1g@6"
 	for name, tc := range map[string]struct {

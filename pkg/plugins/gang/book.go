@@ -3,6 +3,7 @@ package gang
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -172,9 +173,7 @@ func (b *book) open(p *plan, current types.UID) error {
 		}
 	}
 	if old != nil {
-		for uid, pl := range p.places {
-			old.places[uid] = pl
-		}
+		maps.Copy(old.places, p.places)
 		old.size += p.size
 		return nil
 	}

@@ -113,7 +113,7 @@ func withoutPlace(k gang.Key, size int) *fwk.Status {
 func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
 	data, err := state.Read(stateKey)
 	if err != nil {
-		return fwk.AsStatus(errors.New("Gang: PreFilter has not run in this cycle; enable the plugin at all its extension points"))
+		return fwk.AsStatus(errors.New("plugin Gang: PreFilter has not run in this cycle; enable the plugin at all its extension points"))
 	}
 	if data.(*pin).node == nodeInfo.Node().Name {
 		return nil

@@ -307,7 +307,7 @@ func TestOnlyWhatIsMissingIsPlannedAfterARestart(t *testing.T) {
 		if n := r.number(); n != 4 {
 			r.t.Fatalf("bound: %q, told %q", r.bound(), r.said("g-1"))
 		}
-		for _, p := range strings.Fields(before) {
+		for p := range strings.FieldsSeq(before) {
 			if !strings.Contains(r.bound(), p) {
 				r.t.Errorf("%s has moved: %s", p, r.bound())
 			}

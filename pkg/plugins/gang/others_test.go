@@ -68,7 +68,7 @@ func TestWhatOtherPluginsSay(t *testing.T) {
 					r.t.Errorf("told %q, want %q", said, tt.said)
 				}
 				nodes := map[string]bool{}
-				for _, p := range strings.Fields(r.bound()) {
+				for p := range strings.FieldsSeq(r.bound()) {
 					_, node, _ := strings.Cut(p, "@")
 					nodes[node] = true
 				}

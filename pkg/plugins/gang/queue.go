@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -97,12 +98,7 @@ func (pl *Plugin) judge(k gang.Key) fit.Rejection {
 }
 
 func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, s)
 }
 
 // memberOf is the gang that the pod names. A native PodGroup may turn out to be none; see native.go.

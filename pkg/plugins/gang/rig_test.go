@@ -3,6 +3,7 @@ package gang
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -189,9 +190,7 @@ func (r *rig) bind(action clienttesting.Action) (bool, runtime.Object, error) {
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}
 	}
-	for k, v := range b.Annotations {
-		p.Annotations[k] = v
-	}
+	maps.Copy(p.Annotations, b.Annotations)
 	return true, nil, r.client.Tracker().Update(gvr, p, b.Namespace)
 }
 
