@@ -55,7 +55,7 @@ func (pl *Plugin) preemptAlone(ctx context.Context, pod *v1.Pod) (*fwk.PostFilte
 	if len(room.victims) > 0 {
 		go func() {
 			by := preemptor{"pod " + pod.Namespace + "/" + pod.Name, pod}
-			if pl.evict(by, room.victims) != nil {
+			if _, err := pl.evict(by, room.victims); err != nil {
 				pl.gangs.activate([]*v1.Pod{pod})
 			}
 		}()

@@ -87,6 +87,8 @@ type place struct {
 	here bool
 	// tried: the member of a native gang has passed its filters in the framework's simulation.
 	tried bool
+	// bound: the API server has it so. surplus: the gang runs already, and can do without the member.
+	bound, surplus bool
 	// failures counts the binds that failed, and again says that the last one did: the framework took the pod's nomination away
 	// with it, so that others could take its CPU.
 	failures int
@@ -201,6 +203,12 @@ func (b *book) tidy(now time.Time) {
 		}
 	}
 	clear(b.orphans)
+	for uid, nodes := range b.avoid {
+		maps.DeleteFunc(nodes, func(_ string, until time.Time) bool { return !now.Before(until) })
+		if len(nodes) == 0 {
+			delete(b.avoid, uid)
+		}
+	}
 	for _, p := range b.plans {
 		if !p.released && now.After(p.deadline) {
 			b.undo(p, now, errors.New("not all members came in time"))
@@ -317,7 +325,7 @@ func (b *book) bound(k gang.Key, uid types.UID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p := b.plans[k]; p != nil && p.places[uid] != nil {
-		p.places[uid].again = false
+		p.places[uid].again, p.places[uid].bound = false, true
 	}
 }
 
@@ -327,7 +335,7 @@ func (b *book) giveUp(p *plan, uid types.UID) {
 	delete(p.places, uid)
 	b.gpus.Cache().Cancel(string(uid))
 	p.handle.DeleteNominatedPodIfExists(pl.pod)
-	if !p.partial {
+	if !p.partial && !pl.surplus {
 		p.partial = true
 		metrics.GangPartial()
 	}
@@ -399,6 +407,8 @@ func (b *book) changed(k gang.Key, r review) {
 	}
 	for uid, pl := range p.places {
 		switch now := r.members[uid]; {
+		case now == nil && pl.here && !pl.bound:
+			// Its Binding may be on the way. Whether it succeeds or not, the place is looked at again.
 		case now == nil: // gone: no place is needed
 			delete(b.avoid, uid)
 			b.gpus.Cache().Cancel(string(uid))
@@ -433,6 +443,14 @@ func (p *plan) obsolete(r review) error {
 }
 
 // forget drops what is left of a gang without members.
+func (b *book) known(known map[gang.Key]bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k := range b.plans {
+		known[k] = true
+	}
+}
+
 func (b *book) forget(k gang.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

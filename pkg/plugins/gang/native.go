@@ -199,6 +199,7 @@ func (pl *Plugin) openNative(q *question, res *gang.Result) error {
 	if err := pl.gangs.book.open(p, ""); err != nil {
 		return fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err)
 	}
+	pl.gangs.book.changed(p.key, pl.gangs.review(p.key, pl.gangs.tracker.Members(p.key))) // as for other gangs
 	pl.gangs.queue.accept(p.key)
 	pl.gangs.release(p.key)
 	metrics.GangDomains(domainsOf(q.Levels, res))

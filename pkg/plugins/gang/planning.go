@@ -49,6 +49,8 @@ func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection,
 	if err := pl.gangs.book.open(p, pod.UID); err != nil {
 		return "", nil, fmt.Errorf("%s: %w", fit.Rejection{Reason: fit.AssignmentConflict}.Message(), err)
 	}
+	// What changed since the gang was read has found no plan to end.
+	pl.gangs.book.changed(in.spec.Key, pl.gangs.review(in.spec.Key, pl.gangs.tracker.Members(in.spec.Key)))
 	pl.gangs.queue.accept(in.spec.Key)
 	metrics.GangDomains(domainsOf(q.Levels, res))
 	tell(pl.handle, in.spec, v1.EventTypeNormal, "Planned", "places for %d members %s", p.size, p.where)
@@ -70,7 +72,7 @@ func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
 			}
 			return nil, q.noRoom(r, refusedBy), nil
 		}
-		at, status := q.verify(ctx, res)
+		at, there, status := q.verify(ctx, res)
 		if status.IsSuccess() {
 			return res, nil, nil
 		}
@@ -78,8 +80,9 @@ func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
 			return nil, nil, status.AsError()
 		}
 		refusedBy = status
-		q.tighten(ctx, res, at)
+		q.tighten(ctx, res, at, there)
 	}
+	q.refusedWhole = true
 	return nil, q.refusal(fwk.Unschedulable, fit.InsufficientGangCapacity, fit.Rejection{
 		Reason: fit.InsufficientGangCapacity, Detail: "each plan was refused: " + refusedBy.Message(),
 	}.Message()), nil
@@ -112,30 +115,35 @@ func (pl *Plugin) askOthers(ctx context.Context, pod *v1.Pod) (fwk.CycleState, s
 	return state, result.NodeNames, nil
 }
 
-// verify asks the other plugins about each placement with those before it in place. It returns the first that they refuse.
-// Where no shape is wide, each placement was asked about already.
-func (q *question) verify(ctx context.Context, res *gang.Result) (at gang.Placement, status *fwk.Status) {
+// inPlace is the cluster with some members of the gang in place: the nodes where they are, and the cycles of the shapes.
+type inPlace struct {
+	infos  map[int]fwk.NodeInfo
+	states []fwk.CycleState
+}
+
+// verify asks the other plugins about each placement with those before it in place. It returns the first that they refuse, and
+// those before it. Where no shape is wide, each placement was asked about already.
+func (q *question) verify(ctx context.Context, res *gang.Result) (at gang.Placement, there inPlace, status *fwk.Status) {
 	if !q.wide() {
-		return at, nil
+		return at, there, nil
 	}
-	infos := map[int]fwk.NodeInfo{}
-	states := make([]fwk.CycleState, len(q.states))
+	there = inPlace{infos: map[int]fwk.NodeInfo{}, states: make([]fwk.CycleState, len(q.states))}
 	for i, s := range q.states {
-		states[i] = s.Clone()
+		there.states[i] = s.Clone()
 	}
 	for _, at = range res.Placements {
-		if infos[at.Node] == nil {
-			infos[at.Node] = q.infos[at.Node].Snapshot()
+		if there.infos[at.Node] == nil {
+			there.infos[at.Node] = q.infos[at.Node].Snapshot()
 		}
-		shape, info, pod := q.Members[at.Member].Shape, infos[at.Node], q.pods[at.Member]
-		if status := q.pl.handle.RunFilterPlugins(ctx, states[shape], pod, info); !status.IsSuccess() {
-			return at, status
+		shape, info, pod := q.Members[at.Member].Shape, there.infos[at.Node], q.pods[at.Member]
+		if status := q.pl.handle.RunFilterPlugins(ctx, there.states[shape], pod, info); !status.IsSuccess() {
+			return at, there, status
 		}
-		if status := q.add(ctx, states, pod, info); !status.IsSuccess() {
-			return at, status
+		if status := q.add(ctx, there.states, pod, info); !status.IsSuccess() {
+			return at, there, status
 		}
 	}
-	return at, nil
+	return at, there, nil
 }
 
 func (q *question) wide() bool {
@@ -164,21 +172,28 @@ func (q *question) add(ctx context.Context, states []fwk.CycleState, pod *v1.Pod
 	return nil
 }
 
-// tighten makes the next plan another one: the node where the placement was refused takes no more members of the shape than
-// stood before it, and where nothing limited the shape yet, every node is asked how many it takes.
-func (q *question) tighten(ctx context.Context, res *gang.Result, at gang.Placement) {
+// tighten makes the next plan another one: every node that refuses the placement, beside those before it, takes no more members of
+// the shape than stood there; members that must be in domains of their own so leave a domain at once. Where nothing limited
+// the shape yet, every node is asked how many it takes.
+func (q *question) tighten(ctx context.Context, res *gang.Result, at gang.Placement, there inPlace) {
 	shape := q.Members[at.Member].Shape
-	before := 0
+	before := map[int]int{}
 	for _, p := range res.Placements {
 		if p.Member == at.Member {
 			break
 		}
-		if p.Node == at.Node && q.Members[p.Member].Shape == shape {
-			before++
+		if q.Members[p.Member].Shape == shape {
+			before[p.Node]++
 		}
 	}
-	q.Nodes[at.Node].Limit[shape] = before
 	q.pl.handle.Parallelizer().Until(ctx, len(q.Nodes), func(i int) {
+		info := there.infos[i]
+		if info == nil {
+			info = q.infos[i]
+		}
+		if q.Nodes[i].Limit[shape] > before[i] && q.pl.handle.RunFilterPlugins(ctx, there.states[shape], q.pods[at.Member], info).IsRejected() {
+			q.Nodes[i].Limit[shape] = before[i]
+		}
 		if q.Nodes[i].Limit[shape] == gang.NoLimit {
 			q.Nodes[i].Limit[shape] = q.most(ctx, i, shape)
 		}
@@ -228,6 +243,9 @@ func (q *question) planOf(res *gang.Result) *plan {
 		}
 	}
 	p.released, p.quorum = in >= q.Min, q.Min-in
+	for _, at := range p.places {
+		at.surplus = p.released
+	}
 	return p
 }
 

@@ -48,6 +48,9 @@ func (pl *Plugin) wait(ctx context.Context, q *question) {
 		pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
 	case room != nil:
 		pl.preempt(q, room)
+	case q.refusedWhole:
+		// There is room, and time alone changes nothing: what is kept would be idle for ever.
+		pl.gangs.release(k)
 	default:
 		pl.reserve(q, before)
 		if q.mayPreempt() && pl.gangs.book.busy() {
@@ -109,14 +112,14 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 		if !status.IsSuccess() {
 			return nil, status.AsError()
 		}
-		at, status := then.verify(ctx, res)
+		at, there, status := then.verify(ctx, res)
 		if status.IsSuccess() {
 			return found, nil
 		}
 		if !status.IsRejected() {
 			return nil, status.AsError()
 		}
-		then.tighten(ctx, res, at) // the limits are shared
+		then.tighten(ctx, res, at, there) // the limits are shared
 	}
 	return nil, nil
 }
@@ -161,12 +164,13 @@ func (pl *Plugin) preempt(q *question, r *room) {
 	metrics.GangPreempted(len(r.victims))
 	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
 	go func() {
-		err := pl.evict(preemptor{k.String(), reference(q.in.spec)}, r.victims)
+		evicted, err := pl.evict(preemptor{k.String(), reference(q.in.spec)}, r.victims)
 		if err == nil {
 			return
 		}
 		tell(pl.handle, q.in.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", err)
-		if pl.gangs.waiting.drop(k, h) {
+		// What some leave stays kept until it expires, so that they have not left for nothing.
+		if evicted == 0 && pl.gangs.waiting.drop(k, h) {
 			pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
 			pl.gangs.wake(k, h.Priority, true)
 		}
@@ -214,17 +218,19 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// evict deletes the victims, several at a time. When one cannot be, some may be leaving all the same: they count the next time.
-func (pl *Plugin) evict(by preemptor, victims []*v1.Pod) error {
+// evict deletes the victims, several at a time, and returns how many it could.
+func (pl *Plugin) evict(by preemptor, victims []*v1.Pod) (evicted int, failed error) {
 	ctx, cancel := context.WithTimeout(context.Background(), evictionTimeout)
 	defer cancel()
 	var mu sync.Mutex
-	var failed error
 	pl.handle.Parallelizer().Until(ctx, len(victims), func(i int) {
-		if err := pl.evictOne(ctx, by, victims[i]); err != nil {
-			mu.Lock()
+		err := pl.evictOne(ctx, by, victims[i])
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
 			failed = err
-			mu.Unlock()
+		} else {
+			evicted++
 		}
 	}, Name)
 	if failed == nil {
@@ -233,7 +239,7 @@ func (pl *Plugin) evict(by preemptor, victims []*v1.Pod) error {
 	if failed != nil {
 		logger().Error(failed, "Evicting pods", "preemptor", by.name)
 	}
-	return failed
+	return evicted, failed
 }
 
 // evictOne deletes a pod, after its status says why. A pod of the same name that came in its place is left alone.

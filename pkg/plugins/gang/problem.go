@@ -45,6 +45,9 @@ type question struct {
 	holds   []*gpufit.Hold
 	widened bool
 
+	// refusedWhole says that there is room, and that other plugins refuse every plan.
+	refusedWhole bool
+
 	mu sync.Mutex
 	// refused counts the nodes that other plugins refuse, by what they say.
 	refused map[string]int

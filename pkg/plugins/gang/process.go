@@ -108,9 +108,11 @@ func (g *gangs) changed(k gang.Key) {
 	if len(members) == 0 && len(g.tracker.All(k)) == 0 {
 		g.release(k)
 		g.queue.forget(k)
+		g.waiting.forget(k)
 		g.book.forget(k)
 		return
 	}
+	g.queue.prune(k, uids(members))
 	g.activate(g.queue.ungate(k, func(p *v1.Pod) bool {
 		pl := g.plugin(p.Spec.SchedulerName)
 		return pl != nil && pl.judge(k).OK()

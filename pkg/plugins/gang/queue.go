@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gang"
@@ -78,17 +80,23 @@ func (pl *Plugin) inspect(k gang.Key) (in inspection, r fit.Rejection) {
 	if in.need = in.spec.Min; len(in.members) >= in.need {
 		return in, fit.Rejection{}
 	}
-	for _, p := range pl.gangs.tracker.All(k) {
-		if p.Status.Phase == v1.PodSucceeded {
-			in.need--
-		}
-	}
-	if len(in.members) < in.need {
+	in.need -= pl.gangs.succeeded(k)
+	if len(in.members) < max(in.need, 1) {
 		return in, fit.Rejection{
-			Reason: fit.GangIncomplete, Detail: fmt.Sprintf("%s has %d of at least %d", k, len(in.members), in.need),
+			Reason: fit.GangIncomplete, Detail: fmt.Sprintf("%s has %d of at least %d", k, len(in.members), max(in.need, 1)),
 		}
 	}
 	return in, fit.Rejection{}
+}
+
+// succeeded is how many members have, by the controller's word: kube-scheduler's informer does not show it pods that have ended. When
+// all have, what comes is another run.
+func (g *gangs) succeeded(k gang.Key) int {
+	pg, ok := g.tracker.CRD(k)
+	if !ok || pg.Status.Phase == schedv1alpha1.PodGroupFinished {
+		return 0
+	}
+	return max(0, int(pg.Status.Succeeded))
 }
 
 // judge is whether the gang can be planned at all.
@@ -170,6 +178,27 @@ func (q *queue) ungate(k gang.Key, ready func(*v1.Pod) bool) []*v1.Pod {
 	}
 	// They stay in the list until PreEnqueue admits them: it may be asked about them at this moment.
 	return pods
+}
+
+// prune drops the gated pods that are not among the members any more.
+func (q *queue) prune(k gang.Key, members map[types.UID]*v1.Pod) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	maps.DeleteFunc(q.gated[k], func(uid types.UID, _ *v1.Pod) bool { return members[uid] == nil })
+	if len(q.gated[k]) == 0 {
+		delete(q.gated, k)
+	}
+}
+
+func (q *queue) known(known map[gang.Key]bool) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	for k := range q.refusals {
+		known[k] = true
+	}
+	for k := range q.gated {
+		known[k] = true
+	}
 }
 
 func (q *queue) forget(k gang.Key) {

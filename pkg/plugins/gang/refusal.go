@@ -86,7 +86,7 @@ func (q *queue) reviewRefusal(k gang.Key, members []*v1.Pod) (lead []*v1.Pod) {
 		if p.Spec.NodeName != "" {
 			continue
 		}
-		if first == nil {
+		if first == nil && len(p.Spec.SchedulingGates) == 0 {
 			first = p
 		}
 		if p.UID == r.leader {

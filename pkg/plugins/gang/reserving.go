@@ -71,16 +71,25 @@ func (pl *Plugin) reservation(q *question, before *hold) (h *hold, again time.Ti
 	if before != nil && before.kind == forAge && q.stands(before) {
 		return before, time.Time{}
 	}
+	if rest := pl.gangs.waiting.restsUntil(q.in.spec.Key); rest.After(now) {
+		return nil, rest
+	}
 	res, r := gang.Drain(&q.Problem, running)
 	if !r.OK() {
 		return nil, time.Time{}
 	}
-	return q.hold(forAge, res, time.Time{}), time.Time{}
+	// Whoever holds the rest may never end, and all of lower or equal priority wait: they have their turn again as long.
+	h = q.hold(forAge, res, time.Time{})
+	h.Expires = now.Add(agePatience * time.Duration(pl.args.AgingSeconds) * time.Second)
+	return h, time.Time{}
 }
+
+// agePatience is for how many times AgingSeconds something is kept for a gang because of its age, an hour unless configured otherwise.
+const agePatience = 6
 
 func (q *question) hold(kind holdKind, res *gang.Result, start time.Time) *hold {
 	r := gang.NewReservation(&q.Problem, res, q.priority, start, time.Time{})
-	return &hold{kind: kind, spec: q.in.spec, Hold: gpufit.NewHold(r, q.Resources)}
+	return &hold{kind: kind, spec: q.in.spec, since: q.pl.now(), Hold: gpufit.NewHold(r, q.Resources)}
 }
 
 // since is when the gang began to wait: when its youngest member without a place was made.

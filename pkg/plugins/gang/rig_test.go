@@ -107,6 +107,8 @@ func newRig(t *testing.T, nodes []*v1.Node) *rig {
 type trouble struct {
 	preFilter, reserve func(pod string) *fwk.Status
 	filter             func(pod, node string) *fwk.Status
+	// asked is told of each node that a plan asks about.
+	asked func(pod string)
 }
 
 func (*trouble) Name() string { return "Trouble" }
@@ -122,6 +124,9 @@ func (*trouble) PreFilterExtensions() fwk.PreFilterExtensions { return nil }
 
 // Filter says nothing when the plan is made: it stands for what the plan cannot know.
 func (p *trouble) Filter(_ context.Context, state fwk.CycleState, pod *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
+	if p.asked != nil && gpufit.AsksOthers(state) {
+		p.asked(pod.Name)
+	}
 	if p.filter == nil || gpufit.AsksOthers(state) {
 		return nil
 	}

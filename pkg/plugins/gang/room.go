@@ -208,8 +208,8 @@ func (q *question) units(budgets []*policyv1.PodDisruptionBudget) (units []gang.
 			add(gang.Key{}, false, p)
 			continue
 		}
-		if seen[k] {
-			continue
+		if seen[k] || q.pl.gangs.book.has(k) {
+			continue // of a gang that is being started, some members are not seen bound yet
 		}
 		seen[k] = true
 		needed, surplus := q.pl.members(k)
@@ -240,13 +240,7 @@ func (pl *Plugin) members(k gang.Key) (needed, surplus []*v1.Pod) {
 	if err != nil || spec.Lost == gang.LostRestart {
 		return needed, nil // nobody knows whether it can do without one, or it starts anew when it loses one
 	}
-	least := spec.Min
-	for _, p := range pl.gangs.tracker.All(k) {
-		if p.Status.Phase == v1.PodSucceeded {
-			least--
-		}
-	}
-	if least = max(0, least); len(needed) > least {
+	if least := max(0, spec.Min-pl.gangs.succeeded(k)); len(needed) > least {
 		needed, surplus = needed[:least], needed[least:]
 	}
 	return needed, surplus
@@ -310,6 +304,9 @@ func (pl *Plugin) budgets() (budgets []*policyv1.PodDisruptionBudget, allowed []
 	return list, allowed
 }
 
+// overdueMin is how much longer than it said any pod may take and still be expected to end at any moment.
+const overdueMin = 10 * time.Minute
+
 // running are the pods on the nodes with when they will have ended, as far as they say.
 func (q *question) running() (running []gang.Running) {
 	now := q.pl.now()
@@ -321,7 +318,10 @@ func (q *question) running() (running []gang.Running) {
 				r.End = p.DeletionTimestamp.Time
 			}
 		case ok && err == nil && p.Status.StartTime != nil:
-			r.End = p.Status.StartTime.Add(d)
+			// Who runs twice as long as it said may never end.
+			if end := p.Status.StartTime.Add(d); now.Before(end.Add(max(d, overdueMin))) {
+				r.End = end
+			}
 		case ok && err == nil:
 			r.End = now.Add(d)
 		}

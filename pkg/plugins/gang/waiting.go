@@ -25,10 +25,12 @@ type waiting struct {
 	holds map[gang.Key]*hold
 	// again is when a gang that was refused is tried without an event.
 	again map[gang.Key]time.Time
+	// rests is until when nothing is kept for a gang because of its age: what was kept did not help, and others had to wait.
+	rests map[gang.Key]time.Time
 }
 
 func newWaiting(s *gpufit.State) waiting {
-	return waiting{gpus: s, holds: map[gang.Key]*hold{}, again: map[gang.Key]time.Time{}}
+	return waiting{gpus: s, holds: map[gang.Key]*hold{}, again: map[gang.Key]time.Time{}, rests: map[gang.Key]time.Time{}}
 }
 
 // holdKind says what a hold is for.
@@ -50,6 +52,8 @@ type hold struct {
 	spec gang.Spec
 	// victims are the pods that leave for the gang.
 	victims []*v1.Pod
+	// since is when it was made.
+	since time.Time
 }
 
 // before reports whether the gang of the hold goes before the other: of equal priority the older one does.
@@ -140,6 +144,9 @@ func (w *waiting) due(now time.Time) (keys []gang.Key, expired []*hold) {
 	for k, h := range w.holds {
 		if h.Expired(now) {
 			delete(w.holds, k)
+			if h.kind == forAge {
+				w.rests[k] = now.Add(h.Expires.Sub(h.since))
+			}
 			expired = append(expired, h)
 			keys = append(keys, k)
 		}
@@ -173,6 +180,20 @@ func (w *waiting) leaving() map[types.UID]bool {
 		}
 	}
 	return out
+}
+
+// restsUntil is when something may be kept again for the gang because of its age; zero for now.
+func (w *waiting) restsUntil(k gang.Key) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rests[k]
+}
+
+// forget drops what is left of a gang that is gone.
+func (w *waiting) forget(k gang.Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.rests, k)
 }
 
 // release ends what is kept for a gang, which starts, has changed or is gone.
@@ -244,6 +265,34 @@ func (g *gangs) tick(now time.Time) {
 	}
 	for _, k := range keys {
 		g.activate(g.queue.leaderOf(k))
+	}
+	if !g.synced.Load() {
+		return
+	}
+	// What changed while a gang was planned has had its event already, and is seen now.
+	g.book.tidy(now)
+	for k := range g.known() {
+		g.changed(k)
+	}
+}
+
+// known are the gangs of which anything is remembered that ends with them.
+func (g *gangs) known() map[gang.Key]bool {
+	known := map[gang.Key]bool{}
+	g.queue.known(known)
+	g.waiting.known(known)
+	g.book.known(known)
+	return known
+}
+
+func (w *waiting) known(known map[gang.Key]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k := range w.holds {
+		known[k] = true
+	}
+	for k := range w.rests {
+		known[k] = true
 	}
 }
 
