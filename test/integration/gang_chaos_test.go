@@ -34,10 +34,6 @@ const (
 	// chaosPatience is for what ends by itself within seconds; only a gang that is stuck takes so long.
 	chaosPatience = 2 * time.Minute
 	forGood       = 1 << 30
-	// chaosLeftStay has pods of gangs that fell below their minimum stay until a gang of the size of the cluster was bound. It
-	// is off: one whose binding failed keeps its place while PreEnqueue holds it back, and nobody else gets its GPUs until it
-	// is deleted; book.changed in pkg/plugins/gang does not take the place away.
-	chaosLeftStay = false
 )
 
 // chaosFaults are what happens in a round, and in how many of them.
@@ -452,7 +448,8 @@ func (x *gangChaos) finish(g *chaosGang) {
 	}
 	x.poke()
 	x.mu.Unlock()
-	if whole || !chaosLeftStay {
+	// Pods of gangs that fell below their minimum stay until a gang of the size of the cluster was bound: they hold nothing.
+	if whole {
 		x.clear(g)
 	}
 }

@@ -417,6 +417,9 @@ func (b *book) changed(k gang.Key, r review) {
 		case now.Spec.NodeName != "":
 			delete(p.places, uid)
 			delete(b.avoid, uid)
+		case r.err != nil && !pl.here:
+			// It is held back in PreEnqueue and will not be tried again, and nobody else would give its place up.
+			b.giveUp(p, uid)
 		}
 	}
 	b.close(p)

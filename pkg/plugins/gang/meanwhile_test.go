@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
 	"k8s.io/kubernetes/pkg/features"
@@ -159,4 +160,48 @@ func TestAGangThatIsBeingBoundIsNotPreempted(t *testing.T) {
 			t.Errorf("leaving: %q; %s", got, r.said("new-0"))
 		}
 	})
+}
+
+// PreEnqueue holds such a member back, so that no cycle of it gives the place up.
+func TestAMemberWhoseBindFailedKeepsNothingWhenItsGangCannotStartAnyMore(t *testing.T) {
+	withoutNominations(t)
+	inBubble(t, nodesOf(2, 8), func(r *rig) {
+		r.refuse = func(pod, _ string) error {
+			if pod == "g-1" {
+				return apierrors.NewTooManyRequests("busy", 0)
+			}
+			return nil
+		}
+		r.group("g", 2)
+		r.create(membersOf("g", 2, 8)...)
+		if got := r.bound(); got != "g-0@n0" || r.held() != 2 {
+			t.Fatalf("bound %q, %d hold GPUs", got, r.held())
+		}
+		_ = r.groups.Delete(t.Context(), "g", metav1.DeleteOptions{})
+		r.after(5 * time.Second)
+		if r.held() != 1 {
+			t.Errorf("%d hold GPUs; %s", r.held(), r.said("g-1"))
+		}
+	})
+}
+
+// The scheduler's informer does not show pods that have ended; the controller's count is what is known of them.
+func TestMembersThatSucceededCount(t *testing.T) {
+	status := func(phase string) func(*unstructured.Unstructured) {
+		return func(u *unstructured.Unstructured) {
+			u.Object["status"] = map[string]any{"phase": phase, "succeeded": int64(1)}
+		}
+	}
+	for phase, want := range map[string]int{"Running": 2, "Finished": 0} {
+		t.Run(phase, func(t *testing.T) {
+			inBubble(t, nodesOf(3, 8), func(r *rig) {
+				r.group("g", 3, status(phase))
+				r.create(membersOf("g", 2, 8)...)
+				r.after(time.Second)
+				if got := r.number(); got != want {
+					t.Errorf("%d are bound, want %d", got, want)
+				}
+			})
+		})
+	}
 }
