@@ -2,6 +2,7 @@ package gang
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -200,6 +201,42 @@ func TestMembersThatSucceededCount(t *testing.T) {
 				r.after(time.Second)
 				if got := r.number(); got != want {
 					t.Errorf("%d are bound, want %d", got, want)
+				}
+			})
+		})
+	}
+}
+
+// An autoscaler would go on adding nodes for a gang that cannot start on them.
+func TestMembersThatWereToldOfNoRoomAreToldWhenThatIsNotWhy(t *testing.T) {
+	withoutNominations(t)
+	for name, tc := range map[string]struct {
+		change func(*rig)
+		want   string
+	}{
+		"the PodGroup is deleted": {
+			func(r *rig) { _ = r.groups.Delete(r.t.Context(), "g", metav1.DeleteOptions{}) },
+			"GangNotFound: the PodGroup does not exist (podgroup ns/g)",
+		},
+		"a member is deleted": {
+			func(r *rig) { r.delete("g-2") },
+			"GangIncomplete: fewer members exist than must start together (podgroup ns/g has 2 of at least 3)",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nodesOf(1, 8), func(r *rig) {
+				r.group("g", 3)
+				r.create(membersOf("g", 3, 8)...)
+				r.after(time.Minute)
+				if got := r.said("g-0"); !strings.HasPrefix(got, "Unschedulable: ") {
+					t.Fatalf("g-0 says %q", got)
+				}
+				tc.change(r)
+				r.after(time.Minute)
+				for _, p := range []string{"g-0", "g-1"} {
+					if got := r.said(p); !strings.HasPrefix(got, "SchedulerError: ") || !strings.HasSuffix(got, tc.want) {
+						t.Errorf("%s says %q, want %q", p, got, tc.want)
+					}
 				}
 			})
 		})

@@ -118,6 +118,11 @@ func (g *gangs) changed(k gang.Key) {
 		return pl != nil && pl.judge(k).OK()
 	}))
 	g.reviewHold(k, members)
+	if len(members) > 0 {
+		if pl := g.plugin(members[0].Spec.SchedulerName); pl != nil && k.Source == gang.SourceCRD && !pl.judge(k).OK() {
+			g.activate(g.queue.overturn(k, members))
+		}
+	}
 	g.activate(g.queue.reviewRefusal(k, members))
 }
 

@@ -34,11 +34,14 @@ type queue struct {
 	gated map[gang.Key]map[types.UID]*v1.Pod
 	// refusals are the gangs that have no room.
 	refusals map[gang.Key]*refusal
+	// owed are members that may pass PreEnqueue once more, to be told why their gang cannot be planned any more.
+	owed map[gang.Key]map[types.UID]bool
 }
 
 func newQueue() queue {
 	return queue{
 		created: map[gang.Key]time.Time{}, gated: map[gang.Key]map[types.UID]*v1.Pod{}, refusals: map[gang.Key]*refusal{},
+		owed: map[gang.Key]map[types.UID]bool{},
 	}
 }
 
@@ -132,6 +135,9 @@ func (pl *Plugin) PreEnqueue(_ context.Context, pod *v1.Pod) *fwk.Status {
 		q.admit(k, pod, in.spec.Created)
 		return nil
 	}
+	if q.pay(k, pod.UID) {
+		return nil
+	}
 	metrics.Rejected(r.Reason)
 	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, r.Message())
 }
@@ -207,6 +213,7 @@ func (q *queue) forget(k gang.Key) {
 	delete(q.created, k)
 	delete(q.gated, k)
 	delete(q.refusals, k)
+	delete(q.owed, k)
 }
 
 func values(m map[types.UID]*v1.Pod) []*v1.Pod {

@@ -70,6 +70,40 @@ func (q *queue) accept(k gang.Key) {
 	delete(q.refusals, k)
 }
 
+// overturn ends the refusal of a gang that cannot be planned any more, whatever is free. It returns the members that were told that
+// there is no room: an autoscaler acts on what they say until they are told otherwise, which takes a cycle.
+func (q *queue) overturn(k gang.Key, members []*v1.Pod) (tell []*v1.Pod) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r := q.refusals[k]
+	if r == nil {
+		return nil
+	}
+	delete(q.refusals, k)
+	owed := map[types.UID]bool{}
+	for _, p := range members {
+		if r.told[p.UID] != nil && p.Spec.NodeName == "" {
+			owed[p.UID] = true
+			tell = append(tell, p)
+		}
+	}
+	if len(owed) > 0 {
+		q.owed[k] = owed
+	}
+	return tell
+}
+
+// pay reports whether the member is to be told, once.
+func (q *queue) pay(k gang.Key, uid types.UID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	owed := q.owed[k][uid]
+	if delete(q.owed[k], uid); len(q.owed[k]) == 0 {
+		delete(q.owed, k)
+	}
+	return owed
+}
+
 // reviewRefusal takes the gang's members as they are now into account. It returns the pod to try: the one that leads from now
 // on where the leader is gone, for events may have passed by while there was none, and the leader where the members changed.
 func (q *queue) reviewRefusal(k gang.Key, members []*v1.Pod) (lead []*v1.Pod) {
