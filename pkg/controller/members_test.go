@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
@@ -69,7 +70,7 @@ func TestMemberOf(t *testing.T) {
 			p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "w", UID: "u", CreationTimestamp: stamp(0)}}
 			c.pod(p)
 			c.want.Name, c.want.UID = "w", "u"
-			if diff := cmp.Diff(c.want, memberOf(p)); diff != "" {
+			if diff := cmp.Diff(c.want, memberOf(p), cmpopts.IgnoreUnexported(gang.MemberState{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
