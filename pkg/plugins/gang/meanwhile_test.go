@@ -1,6 +1,7 @@
 package gang
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -12,7 +13,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	clienttesting "k8s.io/client-go/testing"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
 	"k8s.io/kubernetes/pkg/features"
 )
@@ -241,4 +244,32 @@ func TestMembersThatWereToldOfNoRoomAreToldWhenThatIsNotWhy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nobody knows whether the pod is bound, its gang cannot start any more, and no other pod has a cycle.
+func TestWhatASuspectedMemberHoldsIsGivenBackWithoutACycle(t *testing.T) {
+	withoutNominations(t)
+	inBubble(t, nodesOf(2, 8), func(r *rig) {
+		r.client.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, errors.New("connection refused")
+		})
+		r.refuse = func(string, string) error { return errors.New("connection refused") }
+		r.group("g", 2)
+		r.create(membersOf("g", 2, 8)...)
+		r.after(time.Millisecond)
+		if r.held() != 2 {
+			t.Fatalf("%d hold GPUs", r.held())
+		}
+		_ = r.groups.Delete(t.Context(), "g", metav1.DeleteOptions{})
+		r.refuse = func(string, string) error { return nil }
+		r.create(asks("p", gpus(8)), asks("q", gpus(8)))
+		r.after(time.Minute)
+		if got := r.bound(); got != "" {
+			t.Fatalf("bound: %s", got)
+		}
+		r.after(time.Minute)
+		if got := r.number(); got != 2 {
+			t.Errorf("%d are bound, %d hold GPUs", got, r.held())
+		}
+	})
 }

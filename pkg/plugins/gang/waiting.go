@@ -269,6 +269,8 @@ func (g *gangs) tick(now time.Time) {
 	if !g.synced.Load() {
 		return
 	}
+	// No cycle may come that would do it.
+	g.activate(g.gpus.Expire(now))
 	// What changed while a gang was planned has had its event already, and is seen now.
 	g.book.tidy(now)
 	for k := range g.known() {

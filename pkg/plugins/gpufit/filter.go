@@ -63,8 +63,8 @@ func (pl *Plugin) ready(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	pl.seed.Do(func() { pl.learner.seed(pl.shared.pods(), pod.Spec.SchedulerName) })
-	if len(pl.shared.cache.Expire(pl.now())) > 0 {
-		pl.wake(ctx)
+	if waiting := pl.shared.Expire(pl.now()); len(waiting) > 0 {
+		pl.wake(ctx, waiting)
 	}
 	if pl.shared.cache.Suspected(string(pod.UID)) {
 		return fmt.Errorf("the API server did not say whether an earlier binding of pod %s/%s succeeded; it is tried again when that is known", pod.Namespace, pod.Name)
@@ -72,13 +72,11 @@ func (pl *Plugin) ready(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// wake has every pod that waits tried again: GPUs were given back without an event that a hint could answer.
-func (pl *Plugin) wake(ctx context.Context) {
+// wake has the pods tried again.
+func (pl *Plugin) wake(ctx context.Context, pods []*v1.Pod) {
 	waiting := map[string]*v1.Pod{}
-	for _, p := range pl.shared.pods() {
-		if p.Spec.NodeName == "" {
-			waiting[p.Namespace+"/"+p.Name] = p
-		}
+	for _, p := range pods {
+		waiting[p.Namespace+"/"+p.Name] = p
 	}
 	pl.handle.Activate(klog.FromContext(ctx), waiting)
 }

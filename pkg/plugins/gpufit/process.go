@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -107,6 +108,20 @@ func (s *State) learn(profile string, l *learner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.learners[profile] = l
+}
+
+// Expire gives back what pods held of which it was long unknown whether they are bound. It returns the pods that wait, to be tried
+// again, if that was anything: no event tells of it that a hint could answer.
+func (s *State) Expire(now time.Time) (waiting []*v1.Pod) {
+	if len(s.cache.Expire(now)) == 0 {
+		return nil
+	}
+	for _, p := range s.pods() {
+		if p.Spec.NodeName == "" {
+			waiting = append(waiting, p)
+		}
+	}
+	return waiting
 }
 
 // pods are all pods that the API server shows and that have not ended.
