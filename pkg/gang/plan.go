@@ -34,25 +34,25 @@ func Plan(p *Problem) (*Result, fit.Rejection) {
 	if rejection := pl.unknownTopology(); !rejection.OK() {
 		return nil, rejection
 	}
-	var todo []int
+	var unplaced []int
 	for i, m := range p.Members {
 		if m.Node == "" {
-			todo = append(todo, i)
-			pl.todo[m.Shape]++
+			unplaced = append(unplaced, i)
+			pl.unplaced[m.Shape]++
 		}
 	}
-	placed := len(p.Members) - len(todo)
+	placed := len(p.Members) - len(unplaced)
 	if p.Min > len(p.Members) {
 		return nil, fit.Rejection{Reason: fit.GangIncomplete, Detail: fmt.Sprintf("needs %d members; there are %d", p.Min, len(p.Members))}
 	}
-	pl.addLevels(len(todo))
+	pl.addLevels(len(unplaced))
 	need := max(p.Min-placed, 0)
-	if len(todo) > 0 {
-		if groups := pl.groups(); !pl.place(groups, todo[:need], todo[need:]) {
-			return nil, pl.reject(groups, todo[:need], todo[need:])
+	if len(unplaced) > 0 {
+		if groups := pl.groups(); !pl.place(groups, unplaced[:need], unplaced[need:]) {
+			return nil, pl.reject(groups, unplaced[:need], unplaced[need:])
 		}
 	}
-	return pl.result(todo), fit.Rejection{}
+	return pl.result(unplaced), fit.Rejection{}
 }
 
 // DefaultEffort is the effort of a problem that names none: some 25 milliseconds at most.
@@ -70,7 +70,7 @@ type planner struct {
 	inUse    []int
 	levels   []level // from the widest to the narrowest
 	nodeUnit uint64  // what a node costs
-	todo     []int   // members without a place, by shape
+	unplaced []int   // members without a place, by shape
 
 	sites     []site
 	known     [][]int32 // slots by shape and node, -1 where they are not known
@@ -83,7 +83,7 @@ type planner struct {
 func newPlanner(p *Problem) *planner {
 	pl := &planner{
 		p: p, book: newBook(p), byName: make([]int, len(p.Nodes)), rank: make([]int, len(p.Nodes)),
-		occupied: make([]bool, len(p.Nodes)), inUse: make([]int, len(p.Nodes)), todo: make([]int, len(p.Shapes)),
+		occupied: make([]bool, len(p.Nodes)), inUse: make([]int, len(p.Nodes)), unplaced: make([]int, len(p.Shapes)),
 		sites: make([]site, len(p.Nodes)), known: make([][]int32, len(p.Shapes)), effort: p.Effort,
 	}
 	if pl.effort <= 0 {
@@ -485,12 +485,12 @@ func (pl *planner) hops(nodes []int) uint64 {
 }
 
 // result is what was committed.
-func (pl *planner) result(todo []int) *Result {
+func (pl *planner) result(unplaced []int) *Result {
 	res := &Result{Placements: pl.out, Truncated: pl.truncated}
 	slices.SortFunc(res.Placements, func(a, b Placement) int { return cmp.Compare(a.Member, b.Member) })
 	next := make([][]int, len(pl.p.Nodes))
 	k := 0
-	for _, m := range todo {
+	for _, m := range unplaced {
 		if k == len(res.Placements) || res.Placements[k].Member != m {
 			res.Surplus = append(res.Surplus, m)
 			continue

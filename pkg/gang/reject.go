@@ -123,7 +123,7 @@ func (pl *planner) emptied() *planner {
 		}
 	}
 	out := newPlanner(&empty)
-	out.todo = pl.todo
+	out.unplaced = pl.unplaced
 	return out
 }
 

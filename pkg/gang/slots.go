@@ -238,7 +238,7 @@ func (pl *planner) slots(i, shape int) int {
 	if known := pl.known[shape][i]; known >= 0 {
 		return int(known)
 	}
-	n := pl.walk(pl.sites[i].state, pl.sites[i].cpu, shape, min(pl.room(i, shape, nil), max(pl.todo[shape], enoughSlots)))
+	n := pl.walk(pl.sites[i].state, pl.sites[i].cpu, shape, min(pl.room(i, shape, nil), max(pl.unplaced[shape], enoughSlots)))
 	pl.known[shape][i] = int32(n)
 	return n
 }
