@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -591,60 +590,4 @@ func TestControllerWaitsForTheDefinition(t *testing.T) {
 	})
 	c.group("default", 1)
 	c.wait("default", "Pending 0/0/0/0 GangIncomplete")
-}
-
-// TestControllerManifests: the Deployment's pod is admitted, its arguments are flags, and its account may do what it needs and no more.
-func TestControllerManifests(t *testing.T) {
-	cp := startControlPlane(t, playground.ControlPlaneOptions{})
-	ctx := t.Context()
-	applyManifests(t, cp)
-	client := clientset(t, cp.AdminConfig())
-
-	d := find[appsv1.Deployment](t, controllerObjects(t), "Deployment", "weft-controller")
-	pod := &corev1.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec}
-	pod.GenerateName = "weft-controller-"
-	if _, err := client.CoreV1().Pods("weft-system").Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
-		t.Error(err)
-	}
-	if got := "system:serviceaccount:" + d.Namespace + ":" + pod.Spec.ServiceAccountName; got != playground.ControllerUser {
-		t.Errorf("the Deployment runs as %s, the tests as %s", got, playground.ControllerUser)
-	}
-	out, err := exec.CommandContext(ctx, binary(t, "weft-controller"), append(pod.Spec.Containers[0].Args, "--help")...).CombinedOutput()
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	for _, r := range []right{
-		{"watch", "", "pods", "", "", ""},
-		{"create", "", "pods", "eviction", "team", "a"},
-		{"watch", "scheduling.x-k8s.io", "podgroups", "", "", ""},
-		{"patch", "scheduling.x-k8s.io", "podgroups", "status", "team", "a"},
-		{"create", "events.k8s.io", "events", "", "team", ""},
-		{"create", "coordination.k8s.io", "leases", "", "weft-system", ""},
-		{"update", "coordination.k8s.io", "leases", "", "weft-system", "weft-controller"},
-		{"create", "authentication.k8s.io", "tokenreviews", "", "", ""},
-		{"create", "authorization.k8s.io", "subjectaccessreviews", "", "", ""},
-		{"get", "", "configmaps", "", "kube-system", "extension-apiserver-authentication"},
-	} {
-		if !may(t, cp, "weft-system", "weft-controller", r) {
-			t.Errorf("the controller may not %+v", r)
-		}
-	}
-	for _, r := range []right{
-		{"delete", "", "pods", "", "team", "a"},
-		{"patch", "", "pods", "", "team", "a"},
-		{"patch", "", "pods", "status", "team", "a"},
-		{"create", "", "pods", "binding", "team", "a"},
-		{"create", "", "pods", "", "team", ""},
-		{"patch", "scheduling.x-k8s.io", "podgroups", "", "team", "a"},
-		{"delete", "scheduling.x-k8s.io", "podgroups", "", "team", "a"},
-		{"patch", "scheduling.k8s.io", "podgroups", "status", "team", "a"},
-		{"list", "", "secrets", "", "", ""},
-		{"update", "coordination.k8s.io", "leases", "", "weft-system", "weft-scheduler"},
-		{"create", "coordination.k8s.io", "leases", "", "kube-system", ""},
-		{"update", "", "nodes", "", "", "n"},
-	} {
-		if may(t, cp, "weft-system", "weft-controller", r) {
-			t.Errorf("the controller may %+v and should not", r)
-		}
-	}
 }
