@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -28,18 +30,19 @@ type cluster struct {
 	scheduler *playground.Process
 }
 
-// startCluster starts a cluster with the nodes (playground.ParseNodes) and KWOK, without a scheduler.
-func startCluster(t *testing.T, nodes string) *cluster {
+// startCluster starts a cluster with the nodes (playground.ParseNodes) and KWOK, without a scheduler. Manifests of the
+// kinds named in without are left out.
+func startCluster(t *testing.T, nodes string, without ...string) *cluster {
 	t.Helper()
 	list, err := playground.ParseNodes(nodes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startClusterOf(t, playground.ControlPlaneOptions{}, list)
+	return startClusterOf(t, playground.ControlPlaneOptions{}, list, without...)
 }
 
 // startClusterOf is startCluster with options for the control plane.
-func startClusterOf(t *testing.T, o playground.ControlPlaneOptions, nodes []playground.Node) *cluster {
+func startClusterOf(t *testing.T, o playground.ControlPlaneOptions, nodes []playground.Node, without ...string) *cluster {
 	t.Helper()
 	cp := startControlPlane(t, o)
 	c := &cluster{t: t, cp: cp, cfg: cp.AdminConfig()}
@@ -54,6 +57,7 @@ func startClusterOf(t *testing.T, o playground.ControlPlaneOptions, nodes []play
 	if err != nil {
 		t.Fatal(err)
 	}
+	objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return slices.Contains(without, o.GetKind()) })
 	if err := playground.Apply(t.Context(), c.cfg, objects); err != nil {
 		t.Fatal(err)
 	}

@@ -61,34 +61,9 @@ func (c *cluster) refused(name, text string) {
 	})
 }
 
-// withoutPolicies takes the admission policies away, so that what they would refuse reaches the scheduler.
-func (c *cluster) withoutPolicies() {
-	c.t.Helper()
-	bindings := c.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
-	list, err := bindings.List(c.t.Context(), metav1.ListOptions{})
-	if err != nil || len(list.Items) == 0 {
-		c.t.Fatalf("%d policies, %v", len(list.Items), err)
-	}
-	for _, b := range list.Items {
-		if err := bindings.Delete(c.t.Context(), b.Name, metav1.DeleteOptions{}); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	// A policy stays in force until its controller sees that it is gone.
-	eventually(c.t, 20*time.Second, func() string {
-		p := playground.Pod{Name: "probe", Percent: 101}.Object()
-		_, err := c.client.CoreV1().Pods(p.Namespace).Create(c.t.Context(), p, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-}
-
 // TestTheSchedulerRefusesWhatHasNoMeaning: the admission policies stop these pods, but not every cluster has them.
 func TestTheSchedulerRefusesWhatHasNoMeaning(t *testing.T) {
-	c := startCluster(t, "h100=1,a100-mig=1,t4-labels=1")
-	c.withoutPolicies()
+	c := startCluster(t, "h100=1,a100-mig=1,t4-labels=1", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 	c.startScheduler()
 	limit := func(name corev1.ResourceName, n int64) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits[name] = *quantity(n) }
