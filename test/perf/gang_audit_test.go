@@ -53,8 +53,8 @@ func (l *auditLog) flags() []string {
 type audited struct {
 	// created and bound are when these requests were done, and told is when the scheduler wrote the status for the first time.
 	created, bound, told map[string]time.Time
-	// written are all requests but those that created a pod.
-	written []time.Time
+	// written are all requests but those that created a pod, by user.
+	written map[string][]time.Time
 }
 
 // read waits until what was written is complete: a request is noted after it was answered.
@@ -73,7 +73,9 @@ func (l *auditLog) read(ctx context.Context, group string, complete func(audited
 }
 
 func (l *auditLog) parse(group string) (audited, error) {
-	a := audited{created: map[string]time.Time{}, bound: map[string]time.Time{}, told: map[string]time.Time{}}
+	a := audited{
+		created: map[string]time.Time{}, bound: map[string]time.Time{}, told: map[string]time.Time{}, written: map[string][]time.Time{},
+	}
 	data, err := os.ReadFile(l.file)
 	if err != nil {
 		return a, err
@@ -105,7 +107,7 @@ func (l *auditLog) parse(group string) (audited, error) {
 		case e.User.Username == playground.SchedulerUser && a.told[pod].IsZero():
 			a.told[pod] = at
 		}
-		a.written = append(a.written, at)
+		a.written[e.User.Username] = append(a.written[e.User.Username], at)
 	}
 	return a, nil
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -232,7 +233,26 @@ func (m metricsText) sum(prefix string) float64 {
 	return sum
 }
 
-// profile starts profiles of 20 seconds of the scheduler and the API server if they are wanted; what it returns waits for their
+// pauseKubelets stops KWOK, unless it is to go on; what it returns has it go on.
+func (c *gangCluster) pauseKubelets() (resume func()) {
+	c.b.Helper()
+	if *gangKubelets {
+		return func() {}
+	}
+	kwok, err := os.FindProcess(c.kwok.PID())
+	c.must(err)
+	c.must(kwok.Signal(syscall.SIGSTOP))
+	resumed := false
+	resume = func() {
+		if !resumed {
+			resumed = true
+			c.must(kwok.Signal(syscall.SIGCONT))
+		}
+	}
+	return resume
+}
+
+// profile starts profiles of 5 seconds of the scheduler and the API server if they are wanted; what it returns waits for their
 // end and writes them.
 func (c *gangCluster) profile(ctx context.Context, s *playground.Process, name string) func(metricsText) {
 	if *gangProfile == "" {
@@ -243,7 +263,7 @@ func (c *gangCluster) profile(ctx context.Context, s *playground.Process, name s
 	var g errgroup.Group
 	for suffix, server := range map[string]*playground.Process{".pprof": s, ".api.pprof": c.cp.APIServer()} {
 		g.Go(func() error {
-			data, err := c.get(ctx, server, "/debug/pprof/profile?seconds=20")
+			data, err := c.get(ctx, server, "/debug/pprof/profile?seconds=5")
 			if err != nil {
 				return err
 			}
