@@ -37,6 +37,9 @@ const (
 	// evicted.
 	AnnotationCheckpointedAt = "weft.sh/checkpointed-at"
 
+	// LabelQueue on a pod is the name of the Queue that it is charged to.
+	LabelQueue = "weft.sh/queue"
+
 	// LabelProduct on a node is the model of its GPUs; a pod's node affinity on it chooses the model.
 	LabelProduct = "nvidia.com/gpu.product"
 	// LabelCount and LabelMemory on a node are the number of its GPUs and the memory of each in MiB.
