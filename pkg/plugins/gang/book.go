@@ -67,6 +67,11 @@ type plan struct {
 	partial bool
 	// deadline is when the last member must have come.
 	deadline time.Time
+	// here is how many members have passed Reserve and are at Permit or beyond, counted until the release.
+	here int
+	// again are the places of members whose last bind failed: the framework took their nomination away with it, so that others
+	// could take their CPU.
+	again map[types.UID]*place
 	// rest are the members that came meanwhile and have no place, to be tried when the plan is released or undone.
 	rest map[types.UID]*v1.Pod
 	// quorum is how many members a native gang waits for.
@@ -89,10 +94,8 @@ type place struct {
 	tried bool
 	// bound: the API server has it so. surplus: the gang runs already, and can do without the member.
 	bound, surplus bool
-	// failures counts the binds that failed, and again says that the last one did: the framework took the pod's nomination away
-	// with it, so that others could take its CPU.
+	// failures counts the binds that failed.
 	failures int
-	again    bool
 }
 
 var errUndone = errors.New("the plan of the gang was undone")
@@ -203,21 +206,25 @@ func (b *book) tidy(now time.Time) {
 		}
 	}
 	clear(b.orphans)
-	for uid, nodes := range b.avoid {
-		maps.DeleteFunc(nodes, func(_ string, until time.Time) bool { return !now.Before(until) })
-		if len(nodes) == 0 {
-			delete(b.avoid, uid)
-		}
-	}
 	for _, p := range b.plans {
 		if !p.released && now.After(p.deadline) {
 			b.undo(p, now, errors.New("not all members came in time"))
 			continue
 		}
-		for _, pl := range p.places {
-			if pl.again {
-				nominate(p.handle, pl)
-			}
+		for _, pl := range p.again {
+			nominate(p.handle, pl)
+		}
+	}
+}
+
+// expire drops the nodes that need not be left out any more.
+func (b *book) expire(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for uid, nodes := range b.avoid {
+		maps.DeleteFunc(nodes, func(_ string, until time.Time) bool { return !now.Before(until) })
+		if len(nodes) == 0 {
+			delete(b.avoid, uid)
 		}
 	}
 }
@@ -232,7 +239,11 @@ func (b *book) arrive(k gang.Key, uid types.UID, node string, now time.Time) (wa
 		return false, nil, errUndone
 	}
 	me := p.places[uid]
-	me.here, me.again = true, false
+	if !me.here {
+		me.here = true
+		p.here++
+	}
+	delete(p.again, uid)
 	if p.released {
 		return false, nil, nil
 	}
@@ -267,10 +278,15 @@ func (b *book) leave(k gang.Key, uid types.UID, retries int, now time.Time) {
 		return
 	}
 	pl.failures++
-	pl.here, pl.again = false, true
+	pl.here = false
 	if pl.failures > retries {
 		b.giveUp(p, uid)
+		return
 	}
+	if p.again == nil {
+		p.again = map[types.UID]*place{}
+	}
+	p.again[uid] = pl
 }
 
 // refused records that other plugins refuse the pod on the node that is planned for it, and reports whether one was.
@@ -325,14 +341,15 @@ func (b *book) bound(k gang.Key, uid types.UID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p := b.plans[k]; p != nil && p.places[uid] != nil {
-		p.places[uid].again, p.places[uid].bound = false, true
+		p.places[uid].bound = true
+		delete(p.again, uid)
 	}
 }
 
 // giveUp ends the place of a member of a released plan.
 func (b *book) giveUp(p *plan, uid types.UID) {
 	pl := p.places[uid]
-	delete(p.places, uid)
+	p.drop(uid)
 	b.gpus.Cache().Cancel(string(uid))
 	p.handle.DeleteNominatedPodIfExists(pl.pod)
 	if !p.partial && !pl.surplus {
@@ -340,6 +357,12 @@ func (b *book) giveUp(p *plan, uid types.UID) {
 		metrics.GangPartial()
 	}
 	b.close(p)
+}
+
+// drop forgets the place of a member of a released plan.
+func (p *plan) drop(uid types.UID) {
+	delete(p.places, uid)
+	delete(p.again, uid)
 }
 
 // close ends a released plan without places.
@@ -413,9 +436,9 @@ func (b *book) changed(k gang.Key, r review) {
 			delete(b.avoid, uid)
 			b.gpus.Cache().Cancel(string(uid))
 			p.handle.DeleteNominatedPodIfExists(pl.pod)
-			delete(p.places, uid)
+			p.drop(uid)
 		case now.Spec.NodeName != "":
-			delete(p.places, uid)
+			p.drop(uid)
 			delete(b.avoid, uid)
 		case r.err != nil && !pl.here:
 			// It is held back in PreEnqueue and will not be tried again, and nobody else would give its place up.
@@ -438,7 +461,8 @@ func (p *plan) obsolete(r review) error {
 		if now == nil {
 			return fmt.Errorf("%s/%s is gone", pl.pod.Namespace, pl.pod.Name)
 		}
-		if now.Spec.NodeName != "" && now.Spec.NodeName != pl.node {
+		if now.Spec.NodeName != "" {
+			// Also where it is the node that was planned: it has no cycle any more, for which the others would wait.
 			return fmt.Errorf("%s/%s was bound to node %s by somebody else", now.Namespace, now.Name, now.Spec.NodeName)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	clienttesting "k8s.io/client-go/testing"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
+	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/features"
 )
 
@@ -271,5 +272,36 @@ func TestWhatASuspectedMemberHoldsIsGivenBackWithoutACycle(t *testing.T) {
 		if got := r.number(); got != 2 {
 			t.Errorf("%d are bound, %d hold GPUs", got, r.held())
 		}
+	})
+}
+
+// A member that somebody else binds to the very node that is planned for it has no cycle any more, for which the others would
+// wait until they are too late.
+func TestAMemberThatSomebodyElseBindsToItsPlaceHoldsNobodyUp(t *testing.T) {
+	withoutNominations(t)
+	inBubble(t, nodesOf(3, 8), func(r *rig) {
+		r.trouble.preFilter = func(pod string) *fwk.Status {
+			if pod == "g-2" {
+				return fwk.AsStatus(errors.New("not now"))
+			}
+			return nil
+		}
+		r.group("g", 3)
+		r.create(membersOf("g", 3, 8)...)
+		r.after(10 * time.Millisecond)
+		p := r.pod("g-2")
+		node, planned := r.gangs.book.placeOf(key("g"), p.UID)
+		if got := r.bound(); got != "" || !planned {
+			t.Fatalf("bound %q; a place for g-2: %t", got, planned)
+		}
+		p.Spec.NodeName = node
+		if _, err := r.client.CoreV1().Pods("ns").Update(t.Context(), p, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.after(5 * time.Second) // half of the time that members may wait for each other
+		if got := r.number(); got != 3 {
+			t.Errorf("%d are bound: %s; %s", got, r.bound(), r.said("g-0"))
+		}
+		r.idle()
 	})
 }

@@ -355,14 +355,8 @@ func (b *book) settle(current gang.Key, now time.Time) {
 // gathered reports whether enough members have come for the release: all, or of a native gang as many as the framework waits
 // for, which releases them at that moment.
 func (p *plan) gathered() bool {
-	here := 0
-	for _, pl := range p.places {
-		if pl.here {
-			here++
-		}
-	}
 	if p.key.Source == gang.SourceNative {
-		return here >= min(p.quorum, len(p.places))
+		return p.here >= min(p.quorum, len(p.places))
 	}
-	return here == len(p.places)
+	return p.here == len(p.places)
 }

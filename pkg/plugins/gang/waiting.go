@@ -273,6 +273,7 @@ func (g *gangs) tick(now time.Time) {
 	g.activate(g.gpus.Expire(now))
 	// What changed while a gang was planned has had its event already, and is seen now.
 	g.book.tidy(now)
+	g.book.expire(now)
 	for k := range g.known() {
 		g.changed(k)
 	}
