@@ -110,13 +110,13 @@ func withoutPlace(k gang.Key, size int) *fwk.Status {
 
 // Filter implements fwk.FilterPlugin: a planned member passes on its node only. The framework tries a nominated node, and one
 // that batching suggests, whatever PreFilter said.
-func (pl *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
+func (pl *Plugin) Filter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodeInfo fwk.NodeInfo) *fwk.Status {
 	data, err := state.Read(stateKey)
 	if err != nil {
 		return fwk.AsStatus(errors.New("plugin Gang: PreFilter has not run in this cycle; enable the plugin at all its extension points"))
 	}
 	if data.(*pin).node == nodeInfo.Node().Name {
-		return nil
+		return pl.withOthers(ctx, state, pod, nodeInfo)
 	}
 	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{Reason: fit.PlannedElsewhere}.Message())
 }

@@ -18,9 +18,6 @@ import (
 	"weft.sh/weft/pkg/plugins/gpufit"
 )
 
-// maxReplans bounds how often a plan that other plugins refuse is made again.
-const maxReplans = 8
-
 // plan places the members of the gang that have no place, and reserves all of it. node is where the pod goes, whose turn it is;
 // refused says why there is no plan. An error is neither: something changed meanwhile.
 func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection, pod *v1.Pod, nodes []fwk.NodeInfo) (node string, refused *refusal, err error) {
@@ -63,38 +60,49 @@ func (pl *Plugin) plan(ctx context.Context, state fwk.CycleState, in inspection,
 
 // answer plans, and asks the other plugins about the plan as a whole where a member's place can depend on another's.
 func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
-	var refusedBy *fwk.Status
-	for range maxReplans + 1 {
+	before := q.limits()
+	var beside string
+	for replans := 0; ; replans++ {
 		res, r := gang.Plan(&q.Problem)
-		if !r.OK() {
-			if q.widen(ctx) {
-				continue // the same, with what there would be if pods left
+		if r.OK() {
+			at, there, status := q.verify(ctx, res)
+			if status.IsSuccess() {
+				return res, nil, nil
 			}
-			return nil, q.noRoom(r, refusedBy), nil
+			if !status.IsRejected() {
+				return nil, nil, status.AsError()
+			}
+			if replans < maxReplans && beside == "" {
+				q.tighten(ctx, res, at, there)
+				continue
+			}
 		}
-		at, there, status := q.verify(ctx, res)
-		if status.IsSuccess() {
-			return res, nil, nil
+		if q.tightened && beside == "" {
+			// What was tightened for one plan need not hold for another.
+			var err error
+			if res, beside, err = q.oneByOne(ctx, before); err != nil || res != nil {
+				return res, nil, err
+			}
 		}
-		if !status.IsRejected() {
-			return nil, nil, status.AsError()
+		switch {
+		case r.OK():
+			q.refusedWhole = true
+			return nil, q.refusal(fwk.Unschedulable, fit.InsufficientGangCapacity, fit.Rejection{
+				Reason: fit.InsufficientGangCapacity, Detail: "there is room; " + beside,
+			}.Message()), nil
+		case !q.widen(ctx): // else the same, with what there would be if pods left
+			return nil, q.noRoom(r, beside), nil
 		}
-		refusedBy = status
-		q.tighten(ctx, res, at, there)
 	}
-	q.refusedWhole = true
-	return nil, q.refusal(fwk.Unschedulable, fit.InsufficientGangCapacity, fit.Rejection{
-		Reason: fit.InsufficientGangCapacity, Detail: "each plan was refused: " + refusedBy.Message(),
-	}.Message()), nil
 }
 
-// noRoom is the planner's rejection, with what other plugins said.
-func (q *question) noRoom(r fit.Rejection, last *fwk.Status) *refusal {
+// noRoom is the planner's rejection, with what other plugins said of nodes and of members beside each other.
+func (q *question) noRoom(r fit.Rejection, beside string) *refusal {
 	if said := q.saidByOthers(); said != "" {
 		r.Detail = strings.TrimPrefix(r.Detail+"; nodes with GPUs are refused: "+said, "; ")
 	}
-	if last != nil {
-		r.Detail = strings.TrimPrefix(r.Detail+"; members beside each other are refused: "+last.Message(), "; ")
+	if beside != "" {
+		r.Detail = strings.TrimPrefix(r.Detail+"; "+beside, "; ")
 	}
 	return q.refusal(fwk.Unschedulable, r.Reason, r.Message())
 }
@@ -113,113 +121,6 @@ func (pl *Plugin) askOthers(ctx context.Context, pod *v1.Pod) (fwk.CycleState, s
 		return state, nil, nil
 	}
 	return state, result.NodeNames, nil
-}
-
-// inPlace is the cluster with some members of the gang in place: the nodes where they are, and the cycles of the shapes.
-type inPlace struct {
-	infos  map[int]fwk.NodeInfo
-	states []fwk.CycleState
-}
-
-// verify asks the other plugins about each placement with those before it in place. It returns the first that they refuse, and
-// those before it. Where no shape is wide, each placement was asked about already.
-func (q *question) verify(ctx context.Context, res *gang.Result) (at gang.Placement, there inPlace, status *fwk.Status) {
-	if !q.wide() {
-		return at, there, nil
-	}
-	there = inPlace{infos: map[int]fwk.NodeInfo{}, states: make([]fwk.CycleState, len(q.states))}
-	for i, s := range q.states {
-		there.states[i] = s.Clone()
-	}
-	for _, at = range res.Placements {
-		if there.infos[at.Node] == nil {
-			there.infos[at.Node] = q.infos[at.Node].Snapshot()
-		}
-		shape, info, pod := q.Members[at.Member].Shape, there.infos[at.Node], q.pods[at.Member]
-		if status := q.pl.handle.RunFilterPlugins(ctx, there.states[shape], pod, info); !status.IsSuccess() {
-			return at, there, status
-		}
-		if status := q.add(ctx, there.states, pod, info); !status.IsSuccess() {
-			return at, there, status
-		}
-	}
-	return at, there, nil
-}
-
-func (q *question) wide() bool {
-	for _, s := range q.shapes {
-		if s.wide {
-			return true
-		}
-	}
-	return false
-}
-
-// add puts the pod on the node, for all states.
-func (q *question) add(ctx context.Context, states []fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) *fwk.Status {
-	there := pod.DeepCopy()
-	there.Spec.NodeName = info.Node().Name
-	added, err := framework.NewPodInfo(there)
-	if err != nil {
-		return fwk.AsStatus(err)
-	}
-	info.AddPodInfo(added)
-	for i, state := range states {
-		if status := q.pl.handle.RunPreFilterExtensionAddPod(ctx, state, q.shapes[i].pod, added, info); !status.IsSuccess() {
-			return status
-		}
-	}
-	return nil
-}
-
-// tighten makes the next plan another one: every node that refuses the placement, beside those before it, takes no more members of
-// the shape than stood there; members that must be in domains of their own so leave a domain at once. Where nothing limited
-// the shape yet, every node is asked how many it takes.
-func (q *question) tighten(ctx context.Context, res *gang.Result, at gang.Placement, there inPlace) {
-	shape := q.Members[at.Member].Shape
-	before := map[int]int{}
-	for _, p := range res.Placements {
-		if p.Member == at.Member {
-			break
-		}
-		if q.Members[p.Member].Shape == shape {
-			before[p.Node]++
-		}
-	}
-	q.pl.handle.Parallelizer().Until(ctx, len(q.Nodes), func(i int) {
-		info := there.infos[i]
-		if info == nil {
-			info = q.infos[i]
-		}
-		if q.Nodes[i].Limit[shape] > before[i] && q.pl.handle.RunFilterPlugins(ctx, there.states[shape], q.pods[at.Member], info).IsRejected() {
-			q.Nodes[i].Limit[shape] = before[i]
-		}
-		if q.Nodes[i].Limit[shape] == gang.NoLimit {
-			q.Nodes[i].Limit[shape] = q.most(ctx, i, shape)
-		}
-	}, "Gang")
-}
-
-// most is how many members of the shape the other plugins let on the node by itself: [gang.NoLimit] when as many as there are.
-func (q *question) most(ctx context.Context, node, shape int) int {
-	info, states := q.infos[node].Snapshot(), make([]fwk.CycleState, len(q.states))
-	for i, s := range q.states {
-		states[i] = s.Clone()
-	}
-	n := 0
-	for i, m := range q.Members {
-		if m.Shape != shape || m.Node != "" {
-			continue
-		}
-		if status := q.pl.handle.RunFilterPlugins(ctx, states[shape], q.pods[i], info); !status.IsSuccess() {
-			return n
-		}
-		if status := q.add(ctx, states, q.pods[i], info); !status.IsSuccess() {
-			return n
-		}
-		n++
-	}
-	return gang.NoLimit
 }
 
 // planOf is the plan to carry out.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -45,6 +44,10 @@ type question struct {
 	holds   []*gpufit.Hold
 	widened bool
 
+	// markers are nodes of different domains; see tell.
+	markers []fwk.NodeInfo
+	// tightened says that the limits are no longer only what each node says by itself.
+	tightened bool
 	// refusedWhole says that there is room, and that other plugins refuse every plan.
 	refusedWhole bool
 
@@ -67,6 +70,7 @@ func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) 
 	}
 	q.addResources()
 	q.all, q.holds = nodes, q.bindingHolds()
+	q.findMarkers()
 	for _, s := range q.shapes {
 		state, names, status := pl.askOthers(ctx, s.pod)
 		if status.IsRejected() {
@@ -257,22 +261,7 @@ func (q *question) count(status *fwk.Status) {
 }
 
 // saidByOthers are the most frequent reasons of other plugins, in words; "" when they refused nothing.
-func (q *question) saidByOthers() string {
-	type said struct {
-		reason string
-		nodes  int
-	}
-	var all []said
-	for reason, n := range q.refused {
-		all = append(all, said{reason, n})
-	}
-	slices.SortFunc(all, func(a, b said) int { return cmp.Or(-cmp.Compare(a.nodes, b.nodes), cmp.Compare(a.reason, b.reason)) })
-	var words []string
-	for _, s := range all[:min(3, len(all))] {
-		words = append(words, fmt.Sprintf("%d %s", s.nodes, s.reason))
-	}
-	return strings.Join(words, ", ")
-}
+func (q *question) saidByOthers() string { return inWords(q.refused) }
 
 // refusal is the gang's, led by the pod whose turn it is, which the caller knows.
 func (q *question) refusal(code fwk.Code, reason fit.Reason, message string) *refusal {

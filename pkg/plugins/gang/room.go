@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	fwk "k8s.io/kube-scheduler/framework"
-	"k8s.io/kubernetes/pkg/scheduler/framework"
 
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gang"
@@ -101,7 +100,7 @@ func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.S
 	}
 	later := &question{
 		pl: q.pl, in: q.in, Problem: q.Problem, pods: q.pods, priority: q.priority, shapes: q.shapes, infos: slices.Clone(q.infos),
-		refused: maps.Clone(q.refused), widened: true,
+		refused: maps.Clone(q.refused), widened: true, markers: q.markers,
 	}
 	later.Nodes = slices.Clone(q.Nodes)
 	for _, s := range q.states {
@@ -136,23 +135,6 @@ func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.S
 		}
 	}
 	return later, nil
-}
-
-// remove takes the pod off the node, for all states.
-func (q *question) remove(ctx context.Context, pod *v1.Pod, info fwk.NodeInfo) *fwk.Status {
-	if err := info.RemovePod(logger(), pod); err != nil {
-		return fwk.AsStatus(err)
-	}
-	gone, err := framework.NewPodInfo(pod)
-	if err != nil {
-		return fwk.AsStatus(err)
-	}
-	for i, state := range q.states {
-		if status := q.pl.handle.RunPreFilterExtensionRemovePod(ctx, state, q.shapes[i].pod, gone, info); !status.IsSuccess() {
-			return status
-		}
-	}
-	return nil
 }
 
 // stuckAfter is how long after the end of its grace period a pod that is being deleted is no longer expected to leave: its node

@@ -1,0 +1,215 @@
+package gang
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+
+	"weft.sh/weft/pkg/gang"
+)
+
+// maxAsked bounds the work of placing members one by one, in nodes about which the other plugins are asked.
+const maxAsked = 1 << 15
+
+// oneByOne gives the members a place one after the other, in the order of rank: each the best that the other plugins let it have
+// beside those before it. It begins in every domain of the required level, and with the first member in every
+// part of the cluster that the members' rules tell apart. The result is nil where that leads nowhere; said is then how far it came
+// and what the others say of the member that got no place. limits are those of the nodes before anything was tightened.
+func (q *question) oneByOne(ctx context.Context, limits [][]int) (res *gang.Result, said string, err error) {
+	p := q.Problem
+	p.Nodes = slices.Clone(q.Nodes)
+	for i := range limits {
+		p.Nodes[i].Limit = limits[i]
+	}
+	s := &oneByOne{q: q, placer: gang.NewPlacer(&p), keys: slices.DeleteFunc(topologyKeys(q.shapes, false), func(k string) bool { return k == v1.LabelHostname })}
+	for i, m := range q.Members {
+		if m.Node == "" {
+			s.members = append(s.members, i)
+		}
+	}
+	if s.need = len(s.members); s.placer.Need() > 0 {
+		s.need = s.placer.Need()
+	}
+	for domain := range s.placer.Domains() {
+		s.placer.Begin(domain)
+		begun := map[string]bool{}
+		for _, first := range s.placer.Nodes(s.members[0]) {
+			if part := s.part(first); !begun[part] {
+				begun[part] = true
+				s.placer.Begin(domain)
+				if res, err := s.place(ctx, first); err != nil || res != nil {
+					return res, "", err
+				}
+			}
+			if s.asked >= maxAsked {
+				break
+			}
+		}
+	}
+	return nil, s.said(), ctx.Err()
+}
+
+// oneByOne is the state of that search.
+type oneByOne struct {
+	q       *question
+	placer  *gang.Placer
+	members []int // those without a place; the first need of them must have one
+	need    int
+	// keys are the node labels that the members' rules about each other go by, but for those that name one node.
+	keys []string
+	// asked is how often the other plugins were asked.
+	asked int
+	// best is how many members have a place at most, stuck the one that then has none, refused what is said of it.
+	best    int
+	stuck   int
+	refused map[string]int
+}
+
+// topologyKeys are the node labels by which required rules of the shapes about other pods tell domains apart, those of spread
+// constraints alone or all.
+func topologyKeys(shapes []*shape, spread bool) (keys []string) {
+	add := func(terms []v1.PodAffinityTerm) {
+		for _, t := range terms {
+			keys = append(keys, t.TopologyKey)
+		}
+	}
+	for _, s := range shapes {
+		for _, c := range s.pod.Spec.TopologySpreadConstraints {
+			if c.WhenUnsatisfiable == v1.DoNotSchedule {
+				keys = append(keys, c.TopologyKey)
+			}
+		}
+		a := s.pod.Spec.Affinity
+		if spread || a == nil {
+			continue
+		}
+		if a.PodAffinity != nil {
+			add(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		}
+		if a.PodAntiAffinity != nil {
+			add(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// part is the part of the cluster that the node is in.
+func (s *oneByOne) part(node int) string {
+	var b strings.Builder
+	for _, k := range s.keys {
+		v, ok := s.q.infos[node].Node().Labels[k]
+		fmt.Fprintf(&b, "%t %s\x00", ok, v)
+	}
+	return b.String()
+}
+
+// place places the members, the first one on the node; nil where one that must have a place gets none.
+func (s *oneByOne) place(ctx context.Context, first int) (*gang.Result, error) {
+	there, placed := s.q.empty(), 0
+	for k, member := range s.members {
+		nodes := []int{first}
+		if k > 0 {
+			nodes = s.placer.Nodes(member)
+		}
+		ok, refused, err := s.placeOne(ctx, there, member, nodes)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			placed++
+			continue
+		}
+		if k < s.need && s.placer.Need() > 0 {
+			if s.refused == nil || k > s.best {
+				s.best, s.stuck, s.refused = k, member, refused
+			}
+			return nil, nil
+		}
+	}
+	if placed == 0 {
+		return nil, nil
+	}
+	res := s.placer.Result()
+	switch _, _, status := s.q.verify(ctx, res); {
+	case status.IsSuccess():
+		return res, nil
+	case status.IsRejected():
+		return nil, nil
+	default:
+		return nil, status.AsError()
+	}
+}
+
+// placeOne gives the member the first of the nodes that the other plugins let it have. What refuses it in one part of the cluster often
+// does so in all of it, so the other nodes of that part are asked about last.
+func (s *oneByOne) placeOne(ctx context.Context, there inPlace, member int, nodes []int) (ok bool, refused map[string]int, err error) {
+	refused = map[string]int{}
+	try := func(node int) error {
+		s.asked++
+		switch status := s.q.filter(ctx, there, member, node); {
+		case status.IsRejected():
+			for _, reason := range status.Reasons() {
+				refused[reason]++
+			}
+			return nil
+		case !status.IsSuccess():
+			return status.AsError()
+		case !s.placer.Put(member, node):
+			return nil
+		}
+		ok = true
+		s.asked += len(s.q.markers)
+		return s.q.add(ctx, there.states, s.q.pods[member], s.q.touch(there, node)).AsError()
+	}
+	var later []int
+	refusing := map[string]bool{}
+	for _, node := range nodes {
+		if part := s.part(node); refusing[part] {
+			later = append(later, node)
+		} else if err := try(node); err != nil || ok || s.asked >= maxAsked {
+			return ok, refused, err
+		} else if len(s.keys) > 0 {
+			refusing[part] = true
+		}
+	}
+	for _, node := range later {
+		if err := try(node); err != nil || ok || s.asked >= maxAsked {
+			return ok, refused, err
+		}
+	}
+	return false, refused, nil
+}
+
+// said is why the search found nothing, in words.
+func (s *oneByOne) said() string {
+	if s.refused == nil {
+		return "no place was found for members beside each other"
+	}
+	words := fmt.Sprintf("placed beside each other %d of at least %d members have a place", s.best, s.need)
+	if s.asked >= maxAsked {
+		words += fmt.Sprintf(" as far as was looked, at %d possibilities", s.asked)
+	}
+	words += ", and " + s.q.Members[s.stuck].Name
+	if len(s.refused) == 0 {
+		return words + " has no room on any other node"
+	}
+	return words + " is refused: " + inWords(s.refused)
+}
+
+// inWords are the most frequent reasons for which nodes were refused.
+func inWords(refused map[string]int) string {
+	reasons := slices.SortedFunc(maps.Keys(refused), func(a, b string) int {
+		return cmp.Or(cmp.Compare(refused[b], refused[a]), cmp.Compare(a, b))
+	})
+	var words []string
+	for _, r := range reasons[:min(3, len(reasons))] {
+		words = append(words, fmt.Sprintf("%d %s", refused[r], r))
+	}
+	return strings.Join(words, ", ")
+}
