@@ -35,6 +35,7 @@ type gangs struct {
 	queue   queue
 	book    book
 	waiting waiting
+	looks   looks
 }
 
 func newGangs(opts Options) *gangs {
@@ -71,7 +72,7 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 	}
 	g.tracker = tracker
 	metrics.Register()
-	tracker.OnChange(g.changed)
+	tracker.OnChange(func(k gang.Key) { g.looks.at(k, g.changed) })
 	tracker.Start(ctx)
 	go g.watch(ctx, pl.now)
 	return nil
@@ -99,8 +100,9 @@ func (g *gangs) wait(ctx context.Context) error {
 	return nil
 }
 
-// changed looks again at a gang of which the PodGroup or a pod changed. It is called by informers, without a lock held.
-func (g *gangs) changed(k gang.Key) {
+// changed looks again at a gang of which the PodGroup or a pod changed, and returns how many members it has: what it costs grows
+// with them. It is called without a lock held.
+func (g *gangs) changed(k gang.Key) int {
 	members := g.tracker.Members(k)
 	if g.book.has(k) {
 		g.book.changed(k, g.review(k, members))
@@ -110,20 +112,24 @@ func (g *gangs) changed(k gang.Key) {
 		g.queue.forget(k)
 		g.waiting.forget(k)
 		g.book.forget(k)
-		return
+		return 0
+	}
+	g.reviewHold(k, members)
+	if !g.queue.knows(k) {
+		return len(members) // nobody of it is held back or was refused: it runs, or is on its way
 	}
 	g.queue.prune(k, uids(members))
 	g.activate(g.queue.ungate(k, func(p *v1.Pod) bool {
 		pl := g.plugin(p.Spec.SchedulerName)
 		return pl != nil && pl.judge(k).OK()
 	}))
-	g.reviewHold(k, members)
 	if len(members) > 0 {
 		if pl := g.plugin(members[0].Spec.SchedulerName); pl != nil && k.Source == gang.SourceCRD && !pl.judge(k).OK() {
 			g.activate(g.queue.overturn(k, members))
 		}
 	}
 	g.activate(g.queue.reviewRefusal(k, members))
+	return len(members)
 }
 
 // review is what the book has to know of a gang that changed.

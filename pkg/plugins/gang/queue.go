@@ -196,6 +196,13 @@ func (q *queue) prune(k gang.Key, members map[types.UID]*v1.Pod) {
 	}
 }
 
+// knows reports whether members of the gang are held back, or it was refused.
+func (q *queue) knows(k gang.Key) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return len(q.gated[k]) > 0 || q.refusals[k] != nil
+}
+
 func (q *queue) known(known map[gang.Key]bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
