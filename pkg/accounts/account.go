@@ -62,10 +62,13 @@ func Settled(segments []ledger.Segment) bool {
 
 // Charge returns the segments of a pod that are new or changed, so that it is charged up to the moment through, given those that the ledger
 // has (by number) and what is known now. It returns nil when there is nothing to write: nothing changed but through, which the
-// ledger's watermark says for every open segment. What it returns and was given, given again, yields nil.
+// ledger's watermark says for every open segment. Of what the ledger has only the last is read. What it returns and was given, given again, yields nil.
 func Charge(was []ledger.Segment, o Observation, through int64) []ledger.Segment {
 	if Settled(was) {
-		return nil
+		// An estimate that turns out to be too early goes on from there; one that was too late stays.
+		if last := was[len(was)-1]; !last.Estimated || o.Estimated || o.End != 0 && o.End <= last.End {
+			return nil
+		}
 	}
 	if o.Running != 0 {
 		o.Running = max(o.Running, o.Bound)

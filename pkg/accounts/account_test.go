@@ -53,6 +53,13 @@ func TestCharge(t *testing.T) {
 			},
 			[]string{"0 run 100..145 terms", "1 run at 4000 145..150 containers"},
 		},
+		"a pod that was given up for lost and is there goes on": {
+			[]step{
+				{with(func(o *Observation) { o.Running, o.End, o.Evidence, o.Estimated = 100, 160, ByMissing, true }), 200},
+				{with(func(o *Observation) { o.Running, o.End, o.Evidence = 100, 230, ByContainers }), 260},
+			},
+			[]string{"0 run 100..160 missing", "1 run 160..230 containers"},
+		},
 		"a settled account stays as it is": {
 			[]step{{with(func(o *Observation) { o.End, o.Evidence = 140, ByDeleted }), 145}, {with(func(o *Observation) { o.End, o.Evidence = 300, ByMissing }), 400}},
 			[]string{"0 startup 100..140 deleted"},

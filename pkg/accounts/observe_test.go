@@ -49,8 +49,8 @@ func TestObserve(t *testing.T) {
 		there Presence
 		want  Observation
 	}{
-		"bound, images are pulled":                       {pod(v1.PodPending), Present, Observation{}},
-		"runs":                                           {owned, Present, Observation{Running: 110, Workload: "Job/train"}},
+		"bound, images are pulled": {pod(v1.PodPending), Present, Observation{}},
+		"runs":                     {owned, Present, Observation{Running: 110, Workload: "Job/train"}},
 		"an init container is the first that runs":       {initialised, Present, Observation{Running: 105}},
 		"a clock that is ahead starts nothing in future": {pod(v1.PodRunning, running(5000)), Present, Observation{Running: 1000}},
 		"ended with its last container":                  {pod(v1.PodSucceeded, terminated(110, 300), terminated(110, 400)), Present, Observation{Running: 110, End: 400, Evidence: ByContainers}},

@@ -1,0 +1,373 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/ledger"
+)
+
+const (
+	// lag is how far the watermark stays behind, in seconds: a pod's event takes a moment to get here. Whoever decides with a
+	// checkpoint counts what runs since by itself.
+	lag = 2
+	// reviewEvery is after how many ticks all pods are looked at, whether they changed or not.
+	reviewEvery = 20
+	// maxLeap is how many ticks the watermark may move at once beyond the time that passed: a clock that is set forward does not
+	// charge hours that nobody had.
+	maxLeap = 5
+)
+
+// Options say what a keeper reads and writes.
+type Options struct {
+	Store ledger.Store
+	// Pods has the informer of pods. Whoever made it starts it.
+	Pods informers.SharedInformerFactory
+	// Terms are what the pod is charged by, false when it holds no GPUs. Called with bound pods.
+	Terms func(pod *v1.Pod) (Terms, bool)
+	// Tick is the time between two commits, at least a second.
+	Tick time.Duration
+	// UserLabel is the pod label that names the user, Labels those that are kept for reports.
+	UserLabel string
+	Labels    []string
+	// Wall is the clock, in Unix seconds; nil for the machine's.
+	Wall func() int64
+	// Committed is called after each commit with the watermark, by the goroutine of Run; nil for nobody.
+	Committed func(ctx context.Context, epoch, asOf int64)
+}
+
+// Keeper keeps the ledger: it charges what pods hold, tick by tick. One works at a time; the ledger refuses the others.
+type Keeper struct {
+	o        Options
+	lister   corelisters.PodLister
+	synced   cache.InformerSynced
+	reviewed atomic.Bool // false when all pods are to be looked at
+
+	mu sync.Mutex
+	// notes are the pods of which something was heard since the last commit. One that is gone stays until its end is on the books.
+	notes map[types.UID]note
+
+	// What follows belongs to the goroutine of Run.
+
+	epoch, asOf int64
+	at          time.Time // of the last commit, with the clock that is never set
+	ticks       int
+	// accounts has the last segment of each pod that is there or is not settled.
+	accounts map[types.UID]ledger.Segment
+	// suspects are those whose pod was not there at the last review. The event may be on its way.
+	suspects map[types.UID]bool
+}
+
+// note is the last known state of a pod, and when it was seen to go.
+type note struct {
+	pod   *v1.Pod
+	there Presence
+	seen  int64
+}
+
+// NewKeeper registers with the factory's informer; nothing happens before Run.
+func NewKeeper(o Options) (*Keeper, error) {
+	if o.Tick < time.Second {
+		return nil, fmt.Errorf("the time between two commits is %v: want a second or more", o.Tick)
+	}
+	if o.Wall == nil {
+		o.Wall = func() int64 { return time.Now().Unix() }
+	}
+	pods := o.Pods.Core().V1().Pods()
+	k := &Keeper{
+		o: o, lister: pods.Lister(), notes: map[types.UID]note{},
+		accounts: map[types.UID]ledger.Segment{}, suspects: map[types.UID]bool{},
+	}
+	r, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { k.note(obj, Present) },
+		UpdateFunc: func(before, after any) {
+			// A deletion that was missed shows as another pod of the same name.
+			if b, a := before.(*v1.Pod), after.(*v1.Pod); b.UID != a.UID {
+				k.note(b, Missed)
+			}
+			k.note(after, Present)
+		},
+		DeleteFunc: func(obj any) {
+			if t, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				k.note(t.Obj, Missed)
+				return
+			}
+			k.note(obj, Deleted)
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("informer of pods: %w", err)
+	}
+	k.synced = r.HasSynced
+	return k, nil
+}
+
+// note remembers that something was heard of a pod.
+func (k *Keeper) note(obj any, there Presence) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok || pod.Spec.NodeName == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.notes[pod.UID] = note{pod, there, k.o.Wall()}
+}
+
+// Review has all pods looked at in the next tick: the terms changed. Safe for concurrent use.
+func (k *Keeper) Review() { k.reviewed.Store(false) }
+
+// Run leads the ledger and charges until ctx ends or another leads it, which is ErrFenced. Holder names this process, and the
+// epoch will be greater than least. A ledger that cannot be reached is tried again at each tick; nothing is forgotten meanwhile.
+func (k *Keeper) Run(ctx context.Context, holder string, least int64) error {
+	logger := klog.FromContext(ctx).WithName("ledger")
+	if !cache.WaitForCacheSync(ctx.Done(), k.synced) {
+		return ctx.Err()
+	}
+	started := false
+	ticker := time.NewTicker(k.o.Tick)
+	defer ticker.Stop()
+	for failures := 0; ; {
+		var err error
+		if !started {
+			err = k.start(ctx, holder, least)
+			started = err == nil
+		}
+		if err == nil {
+			err = k.tick(ctx)
+		}
+		switch {
+		case errors.Is(err, ledger.ErrFenced):
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			if failures++; failures == 1 || failures%reviewEvery == 0 {
+				logger.Error(err, "The ledger cannot be written; what runs is charged when it can be", "attempts", failures)
+			}
+		case failures > 0:
+			logger.Info("The ledger can be written again", "attempts", failures)
+			failures = 0
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// start leads the ledger and reads the accounts that are not settled, and those of the pods that are there. Pods that went while nobody looked are closed.
+func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
+	var err error
+	if k.epoch, err = k.o.Store.Lead(ctx, holder, least); err != nil {
+		return err
+	}
+	if k.asOf, err = k.o.Store.AsOf(ctx); err != nil {
+		return err
+	}
+	accounts, err := k.read(ctx, ledger.Query{OpenOnly: true})
+	if err != nil {
+		return err
+	}
+	pods, err := k.lister.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	there := make(map[types.UID]bool, len(pods))
+	for _, p := range pods {
+		there[p.UID] = true
+		if _, open := accounts[p.UID]; open || p.Spec.NodeName == "" {
+			continue
+		}
+		one, err := k.read(ctx, ledger.Query{PodUID: string(p.UID)})
+		if err != nil {
+			return err
+		}
+		if s, ok := one[p.UID]; ok {
+			accounts[p.UID] = s
+		}
+	}
+	k.accounts, k.at = accounts, time.Time{}
+	k.suspects = map[types.UID]bool{}
+	for uid := range accounts {
+		k.suspects[uid] = !there[uid] // every event up to here was heard: they are gone
+	}
+	k.Review()
+	return nil
+}
+
+// read is the last segment of each pod that the query selects.
+func (k *Keeper) read(ctx context.Context, q ledger.Query) (map[types.UID]ledger.Segment, error) {
+	out := map[types.UID]ledger.Segment{}
+	for s, err := range k.o.Store.Segments(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		if was, ok := out[types.UID(s.PodUID)]; !ok || was.Number < s.Number {
+			out[types.UID(s.PodUID)] = s
+		}
+	}
+	return out, nil
+}
+
+// tick charges everything up to now and commits it. When that fails everything is as it was before.
+func (k *Keeper) tick(ctx context.Context) error {
+	now := k.o.Wall()
+	through := k.watermark(now)
+	review := k.ticks%reviewEvery == 0 || !k.reviewed.Load()
+	k.reviewed.Store(true)
+
+	k.mu.Lock()
+	notes := k.notes
+	k.notes = map[types.UID]note{}
+	k.mu.Unlock()
+
+	work := notes
+	var suspects map[types.UID]bool
+	var changed []ledger.Segment
+	if review {
+		var err error
+		if work, suspects, err = k.review(notes, now); err != nil {
+			k.putBack(notes)
+			return err
+		}
+		for uid := range suspects {
+			if k.suspects[uid] {
+				last := k.accounts[uid]
+				changed = append(changed, CloseMissing([]ledger.Segment{last}, now, k.asOf, k.seconds())...)
+			}
+		}
+	}
+	for uid, n := range work {
+		changed = append(changed, k.charge(uid, n, now, through)...)
+	}
+	if err := k.o.Store.Commit(ctx, k.epoch, through, changed); err != nil {
+		k.putBack(notes)
+		if review {
+			k.Review()
+		}
+		return err
+	}
+	k.ticks++
+	k.asOf, k.at = through, time.Now()
+	for _, s := range changed {
+		uid := types.UID(s.PodUID)
+		if was, ok := k.accounts[uid]; !ok || was.Number <= s.Number {
+			k.accounts[uid] = s
+		}
+	}
+	if review {
+		k.suspects = suspects
+	}
+	for uid, n := range notes {
+		if n.there != Present {
+			delete(k.accounts, uid)
+			delete(k.suspects, uid)
+		}
+	}
+	for uid := range k.suspects {
+		if Settled([]ledger.Segment{k.accounts[uid]}) {
+			delete(k.accounts, uid)
+			delete(k.suspects, uid)
+		}
+	}
+	if k.o.Committed != nil {
+		k.o.Committed(ctx, k.epoch, k.asOf)
+	}
+	return nil
+}
+
+func (k *Keeper) seconds() int64 { return int64(k.o.Tick / time.Second) }
+
+// watermark is the moment to charge to. It does not go back when the clock does, and does not leap when the clock is set forward,
+// but for the first tick of a leader: what runs then ran while nobody looked.
+func (k *Keeper) watermark(now int64) int64 {
+	through := max(now-lag, k.asOf)
+	if !k.at.IsZero() {
+		passed := int64(time.Since(k.at) / time.Second)
+		through = min(through, k.asOf+passed+maxLeap*k.seconds())
+	}
+	return through
+}
+
+// review is a note of every pod, those that were heard of and all others, and the accounts of pods that are not there.
+func (k *Keeper) review(notes map[types.UID]note, now int64) (all map[types.UID]note, missing map[types.UID]bool, err error) {
+	pods, err := k.lister.List(labels.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	all = make(map[types.UID]note, len(pods))
+	for _, p := range pods {
+		if p.Spec.NodeName != "" {
+			all[p.UID] = note{p, Present, now}
+		}
+	}
+	for uid, n := range notes {
+		if _, there := all[uid]; !there || n.there != Present {
+			all[uid] = n
+		}
+	}
+	missing = map[types.UID]bool{}
+	for uid := range k.accounts {
+		if _, ok := all[uid]; !ok {
+			missing[uid] = true
+		}
+	}
+	return all, missing, nil
+}
+
+// charge is what changes in a pod's account.
+func (k *Keeper) charge(uid types.UID, n note, now, through int64) []ledger.Segment {
+	var was []ledger.Segment
+	if s, ok := k.accounts[uid]; ok {
+		was = append(was, s)
+	}
+	if n.there != Present {
+		now = n.seen
+	}
+	o, ok := Observe(n.pod, n.there, now, k.asOf, k.seconds())
+	if !ok {
+		return nil
+	}
+	switch terms, ok := k.o.Terms(n.pod); {
+	case ok:
+		o.Terms = terms
+	case len(was) > 0:
+		o.Terms = termsOf(&was[0]) // its node is gone, say: what it holds is known
+	default:
+		return nil
+	}
+	o.User = n.pod.Labels[k.o.UserLabel]
+	for _, key := range k.o.Labels {
+		if v, ok := n.pod.Labels[key]; ok {
+			if o.Labels == nil {
+				o.Labels = map[string]string{}
+			}
+			o.Labels[key] = v
+		}
+	}
+	return Charge(was, o, through)
+}
+
+// putBack returns notes that could not be committed, unless something newer was heard.
+func (k *Keeper) putBack(notes map[types.UID]note) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for uid, n := range notes {
+		if _, newer := k.notes[uid]; !newer || n.there != Present {
+			k.notes[uid] = n
+		}
+	}
+}
