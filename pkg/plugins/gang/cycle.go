@@ -90,6 +90,7 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 		metrics.GangAttempt(metrics.GangWasRefused)
 		metrics.Rejected(refused.reason)
 		pl.gangs.activate(pl.gangs.queue.refuse(k, refused))
+		pl.tellOthers(k, pod, refused, len(nodes))
 		// The leader may have gone while it was planned for: then nobody has heard of its going.
 		pl.gangs.activate(pl.gangs.queue.reviewRefusal(k, pl.gangs.tracker.Members(k)))
 		return "", refused.status()
@@ -127,7 +128,7 @@ func (pl *Plugin) Filter(ctx context.Context, state fwk.CycleState, pod *v1.Pod,
 func (pl *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	k, ok := memberOf(pod)
 	if !ok {
-		return pl.preemptAlone(ctx, pod)
+		return pl.preemptAlone(ctx, state, pod, statuses)
 	}
 	if node, planned := pl.gangs.book.placeOf(k, pod.UID); planned {
 		why := statuses.Get(node).Message()
