@@ -1,68 +1,327 @@
 package queues
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"weft.sh/weft/pkg/apis/weft/v1alpha1"
-	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/podspec"
 	"weft.sh/weft/pkg/quota"
 )
 
 // Set is all queues and classes at one moment. It does not change; the zero value has none, and holds nobody back.
-type Set struct{}
+type Set struct {
+	tree     *quota.Tree
+	problems []quota.Problem
+	queues   map[string]*queue
+	classes  []selector // the one that counts first, first
+	// defaults are the default queues, the oldest first; defaultOf is the one that counts, by namespace.
+	defaults   []*queue
+	defaultOf  map[string]string
+	namespaces map[string]labels.Set
+}
+
+// queue is what a set needs of a Queue beside what it grants.
+type queue struct {
+	spec       quota.Spec
+	everywhere bool            // any namespace may use it
+	names      map[string]bool // the namespaces that may
+	selector   labels.Selector // nil for none
+	unreadable bool
+	checkpoint *quota.Checkpoint
+}
 
 // NewSet reads the objects, in any order. Namespaces are those that selectors are matched against.
 func NewSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces []*v1.Namespace) *Set {
-	panic("to be built")
+	return newSet(queues, classes, namespaces, nil)
+}
+
+// newSet is NewSet with objects that have fields of other types than the kinds. A queue among them is one that exists and cannot be
+// read.
+func newSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces []*v1.Namespace, broken []*unstructured.Unstructured) *Set {
+	s := &Set{queues: map[string]*queue{}, namespaces: map[string]labels.Set{}}
+	for _, n := range namespaces {
+		s.namespaces[n.Name] = n.Labels
+	}
+	specs := make([]quota.Spec, 0, len(queues))
+	for _, object := range queues {
+		q, err := newQueue(object)
+		if err != nil {
+			s.problem(object.Name, err.Error())
+		}
+		s.queues[object.Name] = q
+		specs = append(specs, q.spec)
+		if object.Spec.Default {
+			s.defaults = append(s.defaults, q)
+		}
+	}
+	for _, u := range broken {
+		if u.GetKind() != "Queue" {
+			s.problem(ClassProblem(u.GetName()), "it is no "+u.GetKind()+" of "+v1alpha1.SchemeGroupVersion.String())
+			continue
+		}
+		err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &v1alpha1.Queue{})
+		s.problem(u.GetName(), fmt.Sprintf("it is no Queue of %s: %v", v1alpha1.SchemeGroupVersion, err))
+		q := &queue{everywhere: true, unreadable: true}
+		q.spec = quota.Spec{
+			Name: u.GetName(), Created: u.GetCreationTimestamp().Unix(), Share: quota.Share{Limit: quota.NoLimit}, Weight: defaultWeight,
+		}
+		q.spec.Parent, _, _ = unstructured.NestedString(u.Object, "spec", "parent")
+		s.queues[q.spec.Name] = q
+		specs = append(specs, q.spec)
+	}
+	for _, object := range classes {
+		c, err := newSelector(object)
+		if err != nil {
+			s.problem(ClassProblem(object.Name), err.Error())
+			continue
+		}
+		s.classes = append(s.classes, c)
+	}
+	slices.SortFunc(s.classes, compareSelectors)
+	var problems []quota.Problem
+	s.tree, problems = quota.NewTree(specs)
+	s.problems = append(s.problems, problems...)
+	s.chooseDefaults()
+	slices.SortStableFunc(s.problems, func(a, b quota.Problem) int { return strings.Compare(a.Queue, b.Queue) })
+	return s
+}
+
+// ClassProblem is the name under which [Set.Problems] has those of a GPUClass. No queue can have it.
+func ClassProblem(class string) string { return "GPUClass " + class }
+
+func (s *Set) problem(name, message string) {
+	s.problems = append(s.problems, quota.Problem{Queue: name, Message: strings.ReplaceAll(message, "\n", "; ")})
+}
+
+// newQueue reads a queue, all that can be read where there is an error.
+func newQueue(object *v1alpha1.Queue) (*queue, error) {
+	q := &queue{names: map[string]bool{}}
+	var err error
+	q.spec, err = SpecOf(object)
+	if n := object.Spec.Namespaces; n == nil {
+		q.everywhere = true
+	} else {
+		for _, name := range n.Names {
+			q.names[name] = true
+		}
+		if n.Selector != nil {
+			var r specReader
+			q.selector = r.selector("spec.namespaces.selector", n.Selector)
+			err = errors.Join(append([]error{err}, r.errs...)...)
+		}
+	}
+	q.checkpoint = checkpoint(object.Status.Budget)
+	q.unreadable = err != nil
+	return q, err
+}
+
+func checkpoint(b *v1alpha1.BudgetStatus) *quota.Checkpoint {
+	if b == nil {
+		return nil
+	}
+	c := &quota.Checkpoint{
+		AsOf: b.AsOf.Unix(), Start: b.PeriodStart.Unix(), End: quota.NoLimit, Used: b.UsedMilliGPUSeconds, Carried: b.CarriedMilliGPUSeconds,
+	}
+	if b.PeriodEnd != nil {
+		c.End = b.PeriodEnd.Unix()
+	}
+	return c
+}
+
+// withStatuses is the set with the statuses of these objects, of which nothing else changed.
+func (s *Set) withStatuses(queues []*v1alpha1.Queue) *Set {
+	next := *s
+	next.queues = maps.Clone(s.queues)
+	for _, object := range queues {
+		if q := s.queues[object.Name]; q != nil {
+			with := *q
+			with.checkpoint = checkpoint(object.Status.Budget)
+			next.queues[object.Name] = &with
+		}
+	}
+	return &next
+}
+
+// chooseDefaults finds the default queue of each namespace: the oldest of those that it may use.
+func (s *Set) chooseDefaults() {
+	slices.SortFunc(s.defaults, func(a, b *queue) int {
+		return cmp.Or(cmp.Compare(a.spec.Created, b.spec.Created), strings.Compare(a.spec.Name, b.spec.Name))
+	})
+	s.defaultOf = map[string]string{}
+	for _, q := range s.defaults {
+		var taken []string // the namespaces where another counts
+		for namespace := range s.namespaces {
+			if !s.mayUse(namespace, q) {
+				continue
+			}
+			if s.defaultOf[namespace] == "" {
+				s.defaultOf[namespace] = q.spec.Name
+			} else {
+				taken = append(taken, namespace)
+			}
+		}
+		if len(taken) > 0 {
+			slices.Sort(taken)
+			s.problem(q.spec.Name, fmt.Sprintf(
+				"spec.default: of two default queues for a namespace the older one counts, which is %q for %s; leave one of them default, or change spec.namespaces",
+				s.defaultOf[taken[0]], bounded(taken)))
+		}
+	}
 }
 
 // Tree is the queues as quota sees them.
-func (s *Set) Tree() *quota.Tree { panic("to be built") }
+func (s *Set) Tree() *quota.Tree {
+	if s.tree == nil {
+		t, _ := quota.NewTree(nil)
+		return t
+	}
+	return s.tree
+}
 
-// Problems are what is wrong with queues and classes, by the object's name.
-func (s *Set) Problems() []quota.Problem { panic("to be built") }
+// Problems are what is wrong with queues and classes, by the object's name; see [ClassProblem]. A queue whose fields cannot be read
+// holds its pods back, with those below it; a class is then left out. A default queue that does not count holds nobody back who names
+// it.
+func (s *Set) Problems() []quota.Problem { return s.problems }
 
 // Checkpoint is what the queue's status says of its budget, false when it says nothing.
-func (s *Set) Checkpoint(queue string) (quota.Checkpoint, bool) { panic("to be built") }
+func (s *Set) Checkpoint(queue string) (quota.Checkpoint, bool) {
+	q := s.queues[queue]
+	if q == nil || q.checkpoint == nil {
+		return quota.Checkpoint{}, false
+	}
+	return *q.checkpoint, true
+}
+
+// mayUse reports whether pods of the namespace may be of the queue. A namespace of which the labels are not known is not selected.
+func (s *Set) mayUse(namespace string, q *queue) bool {
+	if q.everywhere || q.names[namespace] {
+		return true
+	}
+	set, ok := s.namespaces[namespace]
+	return ok && q.selector != nil && q.selector.Matches(set)
+}
+
+// queueOf is the queue that the pod names or that is its namespace's default, whether there is such a queue or not.
+func (s *Set) queueOf(pod *v1.Pod) string {
+	if len(s.queues) == 0 {
+		return ""
+	}
+	if name := pod.Labels[podspec.LabelQueue]; name != "" {
+		return name
+	}
+	if _, known := s.namespaces[pod.Namespace]; known {
+		return s.defaultOf[pod.Namespace]
+	}
+	for _, q := range s.defaults {
+		if s.mayUse(pod.Namespace, q) {
+			return q.spec.Name
+		}
+	}
+	return ""
+}
 
 // QueueOf is the queue of the pod: that of its label, else the default queue of its namespace, else none (""). The verdict is
-// not OK when the queue does not exist, or the namespace may not use it; where there are no queues at all, labels mean nothing.
-func (s *Set) QueueOf(pod *v1.Pod) (queue string, v quota.Verdict) { panic("to be built") }
-
-// Class is what GPUs of a kind count.
-type Class struct {
-	// Name is the GPUClass; empty where none selects the GPUs, and an hour then counts once.
-	Name string
-	// WeightMilli is in thousandths.
-	WeightMilli int64
-	PriceMicros int64 // of an hour of one GPU, in millionths of Currency
-	Currency    string
+// not OK when the queue does not exist, cannot be read, may not be used by the namespace, or does not let pods run as long as this one
+// says, of which Need and Limit are then seconds; [Set.Message] says so in words. Where there are no queues at all, labels mean
+// nothing.
+func (s *Set) QueueOf(pod *v1.Pod) (string, quota.Verdict) {
+	name := s.queueOf(pod)
+	if name == "" {
+		return "", quota.Verdict{}
+	}
+	q := s.queues[name]
+	switch {
+	case q == nil:
+		return name, quota.Verdict{Reason: quota.QueueNotFound, Queue: name}
+	case !s.mayUse(pod.Namespace, q):
+		return name, quota.Verdict{Reason: quota.QueueForbidden, Queue: name}
+	}
+	said, _, err := podspec.Runtime(pod)
+	need := seconds(said)
+	for q := range s.path(name) {
+		if q.unreadable {
+			return name, quota.Verdict{Reason: quota.QueueInvalid, Queue: q.spec.Name}
+		}
+		if err != nil || q.spec.MaxRuntime > 0 && need > q.spec.MaxRuntime {
+			return name, quota.Verdict{Reason: quota.RuntimeTooLong, Queue: q.spec.Name, Need: need, Limit: q.spec.MaxRuntime}
+		}
+	}
+	return name, quota.Verdict{}
 }
 
-// Rate is what is charged a second for so many milli-GPU of the class: rounded up to a whole milli-GPU.
-func (c Class) Rate(milliGPU int64) int64 { panic("to be built") }
-
-// ClassOn is the class of a GPU of that model on a node with those labels; profile is empty but for MIG.
-func (s *Set) ClassOn(labels map[string]string, product, profile string) Class { panic("to be built") }
-
-// Holds is what a bound pod holds, class by class, largest first: one part for most pods.
-type Holds struct {
-	Class    Class
-	Product  string
-	Profile  string
-	MilliGPU int64
+// path goes from the queue to the top, and ends where the tree is not one.
+func (s *Set) path(name string) func(yield func(*queue) bool) {
+	return func(yield func(*queue) bool) {
+		for range s.queues {
+			q := s.queues[name]
+			if q == nil || !yield(q) {
+				return
+			}
+			name = q.spec.Parent
+		}
+	}
 }
 
-// HoldsOf is what an assignment holds on a node: whole GPUs count 1000, shares what they are, MIG instances their part of the
-// GPU's memory slices.
-func (s *Set) HoldsOf(a gpu.Assignment, node *v1.Node, product string, memorySlices int) []Holds {
-	panic("to be built")
+// runtime is how long the pod is expected to run: what it says, else the default of its queue or the nearest above that has one, within
+// what all of them allow; 0 when nobody knows.
+func (s *Set) runtime(pod *v1.Pod, queue string) int64 {
+	if d, ok, err := podspec.Runtime(pod); ok && err == nil {
+		return seconds(d)
+	}
+	var runtime int64
+	limit := quota.NoLimit
+	for q := range s.path(queue) {
+		runtime = cmp.Or(runtime, q.spec.DefaultRuntime)
+		if q.spec.MaxRuntime > 0 {
+			limit = min(limit, q.spec.MaxRuntime)
+		}
+	}
+	return min(runtime, limit)
 }
 
-// Claim is what a pod that is bound to the node holds of its queue, from its annotation weft.sh/gpus; without node it is what a
-// pod that waits wants (podspec.Estimate), on the cheapest class that it may run on: what no class can afford need not be tried.
-// False for a pod that holds and asks for no GPU.
-func (s *Set) Claim(pod *v1.Pod, node *v1.Node) (quota.Claim, bool) { panic("to be built") }
+// Message is a verdict of [Set.QueueOf] in words, for the pod; "" for other verdicts than can be told from objects alone.
+func (s *Set) Message(pod *v1.Pod, v quota.Verdict) string {
+	switch v.Reason {
+	case quota.QueueNotFound:
+		return fmt.Sprintf("queue %q does not exist; there are %s", v.Queue, bounded(s.Tree().Names()))
+	case quota.QueueForbidden:
+		return fmt.Sprintf("pods of namespace %q may not use queue %q: its spec.namespaces does not select it", pod.Namespace, v.Queue)
+	case quota.QueueInvalid:
+		for _, p := range s.problems {
+			if p.Queue == v.Queue {
+				return fmt.Sprintf("queue %q is invalid: %s", v.Queue, p.Message)
+			}
+		}
+		return fmt.Sprintf("queue %q is invalid", v.Queue)
+	case quota.RuntimeTooLong:
+		said, _, err := podspec.Runtime(pod)
+		if err != nil {
+			return err.Error()
+		}
+		return fmt.Sprintf("the pod says that it runs %v; queue %q lets pods run %v at most", said, v.Queue, time.Duration(v.Limit)*time.Second)
+	}
+	return ""
+}
 
-// ClaimOn is the claim that the pod would have on the node, to be checked before it is bound.
-func (s *Set) ClaimOn(pod *v1.Pod, node *v1.Node) (quota.Claim, bool) { panic("to be built") }
+// bounded lists names, few of many.
+func bounded(names []string) string {
+	const most = 10
+	switch {
+	case len(names) == 0:
+		return "none"
+	case len(names) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
