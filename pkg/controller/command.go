@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // The timing of the lease is that of Kubernetes' own controllers.
@@ -54,15 +56,17 @@ func NewCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   name,
 		Short: "Say where gangs stand, and evict those that run in part",
-		Long: `weft-controller looks after the gangs that the Weft scheduler places, those of PodGroups of scheduling.x-k8s.io/v1alpha1. It
+		Long: `weft-controller looks after the gangs that the Weft scheduler places, those of PodGroups of scheduling.x-k8s.io/v1alpha1 and,
+where the API server serves them when this starts, of scheduling.k8s.io/v1beta1. It
 
   - writes the status of each PodGroup: its phase, how many members are scheduled, running, succeeded and failed, and what is missing;
-  - evicts the members of a gang of which fewer than spec.minMember have a place, after the time in its annotation
+    for one of scheduling.k8s.io in a condition of its own, weft.sh/GangWhole;
+  - evicts the members of a gang of which fewer than its minimum have a place, after the time in its annotation
     weft.sh/partial-grace (60s by default): who holds GPUs and waits for the others would hold them for ever;
   - evicts the members of a gang with the annotation weft.sh/on-member-lost=restart when one that ran is lost.
 
-Members are evicted through the Eviction API: PodDisruptionBudgets are respected. Where the PodGroup's definition is not installed, it says
-so and waits until it is.`,
+Members are evicted through the Eviction API: PodDisruptionBudgets are respected. Where the definition of PodGroup of scheduling.x-k8s.io
+is not installed, it says so and waits until it is.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -160,8 +164,15 @@ func (c *config) run(ctx context.Context) error {
 		return fmt.Errorf("events: %w", err)
 	}
 	defer broadcaster.Shutdown()
+	native, err := podgroup.NativeServed(ctx, client.Discovery())
+	if err != nil {
+		return nil // told to stop
+	}
+	if !native {
+		klog.FromContext(ctx).Info("The API server does not serve native PodGroups; if it is to, start this again then", "resource", podgroup.NativeResource)
+	}
 	controller, err := New(Options{
-		Client: client, Groups: groups, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers,
+		Client: client, Groups: groups, Native: native, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers,
 	})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
@@ -37,8 +38,10 @@ const (
 // Options say what a controller works with.
 type Options struct {
 	Client kubernetes.Interface
-	// Groups reads and writes PodGroups.
+	// Groups reads PodGroups of scheduling.x-k8s.io and writes their status.
 	Groups dynamic.Interface
+	// Native says that the API server serves PodGroups of scheduling.k8s.io/v1beta1; otherwise pods that name one are left alone.
+	Native bool
 	// Recorder records events.
 	Recorder events.EventRecorder
 	// Schedulers are the names of the schedulers whose gangs it looks after.
@@ -72,9 +75,12 @@ type known struct {
 	written bool
 	// eviction tells one eviction from the next, to count it once.
 	eviction string
-	// phase and partial are what the metrics count it as.
-	phase   gang.Phase
-	partial bool
+	// phase and late are what the metrics count it as.
+	phase gang.Phase
+	late  bool
+	// gone is since when there is no PodGroup; zero while there is one, or nobody has to be told. told says that they were.
+	gone time.Time
+	told bool
 }
 
 // New makes a controller. It does nothing before Start and Work.
@@ -87,11 +93,11 @@ func New(o Options) (*Controller, error) {
 		gangs: map[gang.Key]*known{},
 	}
 	var err error
-	if c.tracker, err = podgroup.NewTracker(podgroup.TrackerOptions{Pods: c.factory, CRD: o.Groups}); err != nil {
+	if c.tracker, err = podgroup.NewTracker(podgroup.TrackerOptions{Pods: c.factory, CRD: o.Groups, Native: o.Native}); err != nil {
 		return nil, err
 	}
 	c.tracker.OnChange(func(k gang.Key) {
-		if k.Source == gang.SourceCRD {
+		if k.Source == gang.SourceCRD || o.Native {
 			c.queue.AddAfter(k, settle)
 		}
 	})
@@ -99,13 +105,15 @@ func New(o Options) (*Controller, error) {
 	return c, nil
 }
 
-// slim takes from a pod what is large and of no use here. A cluster has many more pods than gangs have members.
+// slim takes from a pod or a PodGroup what is large and of no use here. A cluster has many more pods than gangs have members.
 func slim(obj any) (any, error) {
+	if m, err := meta.Accessor(obj); err == nil {
+		m.SetManagedFields(nil)
+	}
 	p, ok := obj.(*v1.Pod)
 	if !ok {
 		return obj, nil
 	}
-	p.ManagedFields = nil
 	p.Spec.Volumes, p.Spec.InitContainers, p.Spec.Containers, p.Spec.EphemeralContainers = nil, nil, nil, nil
 	p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints = nil, nil, nil
 	return p, nil
@@ -165,43 +173,52 @@ func (c *Controller) next(ctx context.Context) bool {
 // reconcile says where the gang stands, and does what has to be done. It returns when to look again though nothing changed; zero
 // for never.
 func (c *Controller) reconcile(ctx context.Context, k gang.Key, now time.Time) (time.Time, error) {
-	pg, ok := c.tracker.CRD(k)
+	pg, ok := c.group(k)
 	pods := c.tracker.All(k)
-	if !ok || len(pods) > 0 && !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return c.ours(p.Spec.SchedulerName) }) {
+	if len(pods) > 0 && !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return c.ours(p.Spec.SchedulerName) }) ||
+		len(pods) == 0 && k.Source == gang.SourceNative && pg.condition == nil {
 		c.forget(k)
 		return time.Time{}, nil
 	}
-	g := c.known(k, pg.UID)
+	spec, err := c.tracker.Spec(k)
+	switch {
+	case errors.Is(err, podgroup.ErrNotFound):
+		return c.orphaned(ctx, k, pods, now), nil
+	case !ok, errors.Is(err, podgroup.ErrNotGang):
+		c.forget(k)
+		return time.Time{}, nil
+	}
+	g := c.known(k, pg.uid)
+	g.gone, g.told = time.Time{}, false
 	was := g.status
 	if !g.judged {
-		was = stored(pg)
+		was = pg.stored
 	}
-	spec, err := c.tracker.Spec(k)
 	members := g.record.Complete(spec, membersOf(pods, c.ours), was, now)
 	var next gang.Next
 	var invalid *podspec.InvalidError
 	switch {
 	case errors.As(err, &invalid):
 		g.status = gang.Invalid(err, members, was)
-	case errors.Is(err, podgroup.ErrNotFound):
-		c.forget(k)
-		return time.Time{}, nil
 	case err != nil:
 		return time.Time{}, err
 	default:
 		g.status, next = gang.Judge(spec, members, was, now)
 	}
 	g.judged = true
-	g.count(spec)
+	klog.FromContext(ctx).V(4).Info("Judged a gang", "podgroup", klog.KRef(k.Namespace, k.Name), "pods", len(pods), "phase", g.status.Phase,
+		"scheduled", g.status.Scheduled, "evict", len(next.Evict))
+	g.countPhase()
 	// The status goes first: it says that members leave, and since when, also to the next who leads.
-	if err := c.write(ctx, k, g, pg); err != nil {
-		return time.Time{}, err
+	err = c.write(ctx, k, g, pg, now)
+	if err == nil && len(next.Evict) > 0 {
+		err = c.evict(ctx, k, g, pg, pods, next)
 	}
 	if len(next.Evict) == 0 {
 		g.eviction = ""
-		return next.At, nil
 	}
-	return next.At, c.evict(ctx, k, g, pg, pods, next)
+	g.countLate(len(next.Evict) > 0 && err != nil)
+	return next.At, err
 }
 
 // ours says that a pod of the scheduler is the controller's to look after.

@@ -1,4 +1,4 @@
-// Package controller is weft-controller: it says in the status of every PodGroup of scheduling.x-k8s.io where its gang stands,
+// Package controller is weft-controller: it says in the status of every PodGroup, of either kind, where its gang stands,
 // and evicts the members of gangs that are partial for too long or have to start again. It decides nothing itself: that is
 // [gang.Judge].
 //
@@ -17,7 +17,19 @@
 // # Whose gangs
 //
 // Only gangs whose members name one of the schedulers that the controller is for. One that another scheduler places is left
-// alone: not even its status is written. PodGroups of scheduling.k8s.io have a controller in Kubernetes.
+// alone: not even its status is written.
+//
+// # PodGroups of scheduling.k8s.io
+//
+// They are judged by the same function and by the same policies, where the API server serves them when the controller starts. The
+// status of that kind belongs to Kubernetes, whose scheduler writes conditions of its own there, so the controller's stands in one
+// condition that nobody else writes, [ConditionWhole]. An annotation would need the right to change what a PodGroup asks for. A
+// group that has neither pods nor this condition is left alone, for nobody knows whose it will be.
+//
+// # A PodGroup that is gone
+//
+// Its pods are no gang any more, and nothing is evicted. When it is gone for good while some of them have a place and others
+// have none, they are told by an event: there is no status that could say it.
 //
 // # Eviction
 //

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
-	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/gang"
 )
@@ -22,21 +21,21 @@ import (
 // evictions is how many members of a gang are evicted at a time: a large one should not leave one by one.
 const evictions = 16
 
-// Reasons of the events.
+// Reasons of the events. They are about the pods, and the first also about the PodGroup.
 const (
-	eventEvicted = "GangEvicted"
-	eventBlocked = "GangEvictionBlocked"
+	eventEvicted  = "GangEvicted"
+	eventBlocked  = "GangEvictionBlocked"
+	eventOrphaned = "GangOrphaned"
 )
 
 // evict has the members leave. The error is for those that could not: it is to be tried again.
-func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg *schedv1alpha1.PodGroup, pods []*v1.Pod, next gang.Next) error {
-	group := reference(pg)
+func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg group, pods []*v1.Pod, next gang.Next) error {
 	// What is tried again is one eviction.
 	if id := fmt.Sprintf("%s %s", next.Reason, g.status.Since.Format(time.RFC3339)); g.eviction != id {
 		g.eviction = id
 		evicted.WithLabelValues(string(next.Reason)).Inc()
 		klog.FromContext(ctx).Info("Evicting the members of a gang", "podgroup", klog.KRef(k.Namespace, k.Name), "members", len(next.Evict), "reason", next.Why)
-		c.recorder.Eventf(group, nil, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(next.Why))
+		c.recorder.Eventf(pg.reference, nil, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(next.Why))
 	}
 	var mu sync.Mutex
 	var errs []error
@@ -50,11 +49,11 @@ func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg *schedv
 			}).MaxRetries(0).Do(ctx).Error()
 		switch {
 		case err == nil:
-			c.recorder.Eventf(pod, group, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))
+			c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone, or another has its name
 		default:
 			if apierrors.IsTooManyRequests(err) {
-				c.recorder.Eventf(pod, group, v1.EventTypeWarning, eventBlocked, "Evict",
+				c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventBlocked, "Evict",
 					"%s", note("to be evicted, and a PodDisruptionBudget is in the way: "+err.Error()))
 			}
 			mu.Lock()
@@ -66,14 +65,6 @@ func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg *schedv
 		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
 	}
 	return errors.Join(errs...)
-}
-
-// reference is the PodGroup for events.
-func reference(pg *schedv1alpha1.PodGroup) *v1.ObjectReference {
-	return &v1.ObjectReference{
-		APIVersion: schedv1alpha1.SchemeGroupVersion.String(), Kind: "PodGroup",
-		Namespace: pg.Namespace, Name: pg.Name, UID: pg.UID, ResourceVersion: pg.ResourceVersion,
-	}
 }
 
 // note is a text as long as the API server takes for an event.

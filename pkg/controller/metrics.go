@@ -12,12 +12,12 @@ import (
 var (
 	phases = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name:           "weft_gang_phase",
-		Help:           "Gangs of PodGroups of scheduling.x-k8s.io by their phase, from the replica that leads.",
+		Help:           "Gangs by their phase, from the replica that leads. Those in phase Unknown are partial at the moment.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"phase"})
-	partial = metrics.NewGauge(&metrics.GaugeOpts{
+	late = metrics.NewGauge(&metrics.GaugeOpts{
 		Name:           "weft_gang_partly_bound",
-		Help:           "Gangs of which some members have a place, and fewer than the minimum.",
+		Help:           "Gangs that run in part for longer than their policy allows: members are to be evicted and could not be. To stay at 0.",
 		StabilityLevel: metrics.ALPHA,
 	})
 	evicted = metrics.NewCounterVec(&metrics.CounterOpts{
@@ -38,7 +38,7 @@ var (
 // registerMetrics makes the metrics visible. Repeating it changes nothing.
 func registerMetrics() {
 	register.Do(func() {
-		legacyregistry.MustRegister(phases, partial, evicted, duration)
+		legacyregistry.MustRegister(phases, late, evicted, duration)
 		for _, p := range gang.Phases() {
 			phases.WithLabelValues(string(p))
 		}
@@ -48,23 +48,33 @@ func registerMetrics() {
 	})
 }
 
-// count moves the gang to what its status is now in the gauges; forget takes it out of them.
-func (g *known) count(spec gang.Spec) {
-	g.forget()
-	g.phase = g.status.Phase
-	g.partial = g.status.Scheduled > g.status.Succeeded && g.status.Scheduled < spec.Min
-	phases.WithLabelValues(string(g.phase)).Inc()
-	if g.partial {
-		partial.Inc()
-	}
-}
-
-func (g *known) forget() {
+// countPhase moves the gang to what its phase is now.
+func (g *known) countPhase() {
 	if g.phase != "" {
 		phases.WithLabelValues(string(g.phase)).Dec()
 	}
-	if g.partial {
-		partial.Dec()
+	if g.phase = g.status.Phase; g.phase != "" {
+		phases.WithLabelValues(string(g.phase)).Inc()
 	}
-	g.phase, g.partial = "", false
+}
+
+// countLate says whether the gang runs in part though its policy says no more. One whose members leave at once does not count,
+// or the gauge would rise with every eviction.
+func (g *known) countLate(is bool) {
+	switch {
+	case is && !g.late:
+		late.Inc()
+	case !is && g.late:
+		late.Dec()
+	}
+	g.late = is
+}
+
+// forget takes the gang out of the gauges.
+func (g *known) forget() {
+	if g.phase != "" {
+		phases.WithLabelValues(string(g.phase)).Dec()
+		g.phase = ""
+	}
+	g.countLate(false)
 }

@@ -52,16 +52,22 @@ func patch(uid types.UID, s gang.Status) ([]byte, error) {
 }
 
 // write stores the status of the PodGroup if it differs from what is known to be stored.
-func (c *Controller) write(ctx context.Context, k gang.Key, g *known, pg *schedv1alpha1.PodGroup) error {
-	if g.written && g.last == g.status && kept(stored(pg)) == kept(g.status) {
+func (c *Controller) write(ctx context.Context, k gang.Key, g *known, pg group, now time.Time) error {
+	if g.written && g.last == g.status && kept(pg.stored) == kept(g.status) {
 		return nil
 	}
-	body, err := patch(pg.UID, g.status)
-	if err != nil {
-		return err
+	options := metav1.PatchOptions{FieldManager: name}
+	var body []byte
+	var err error
+	if k.Source == gang.SourceNative {
+		if body, err = patchNative(pg.uid, conditionOf(g.status, pg.condition, now)); err == nil {
+			_, err = c.client.SchedulingV1beta1().PodGroups(k.Namespace).
+				Patch(ctx, k.Name, types.StrategicMergePatchType, body, options, "status")
+		}
+	} else if body, err = patch(pg.uid, g.status); err == nil {
+		_, err = c.groups.Resource(podgroup.Resource).Namespace(k.Namespace).
+			Patch(ctx, k.Name, types.MergePatchType, body, options, "status")
 	}
-	_, err = c.groups.Resource(podgroup.Resource).Namespace(k.Namespace).
-		Patch(ctx, k.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: name}, "status")
 	if err != nil {
 		return fmt.Errorf("status of %s: %w", k, err)
 	}

@@ -1,22 +1,14 @@
 package integration
 
 import (
-	"crypto/tls"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -25,297 +17,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
-	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/manifests"
 	"weft.sh/weft/pkg/playground"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
-
-// gangCluster is a cluster without a scheduler: who is bound when is the test's to say.
-type gangCluster struct {
-	*cluster
-	groups dynamic.Interface
-}
-
-func startGangCluster(t *testing.T) *gangCluster {
-	t.Helper()
-	c := &gangCluster{cluster: startCluster(t, "l4=1")}
-	c.groups = dynamicClient(t, c.cfg)
-	return c
-}
-
-func dynamicClient(t *testing.T, cfg *rest.Config) dynamic.Interface {
-	t.Helper()
-	d, err := dynamic.NewForConfig(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func controllerObjects(t *testing.T) []*unstructured.Unstructured {
-	t.Helper()
-	objects, err := playground.Render(manifests.FS, "controller")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return objects
-}
-
-// controller is a running weft-controller.
-type controller struct {
-	t       *testing.T
-	cmd     *exec.Cmd
-	address string
-	log     string
-}
-
-// startController starts weft-controller, without leader election unless the arguments say so, and waits until it is ready.
-func startController(t *testing.T, cp *playground.ControlPlane, args ...string) *controller {
-	t.Helper()
-	kubeconfig, err := cp.Kubeconfig(playground.ControllerUser)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := reservedPort(t)
-	c := &controller{t: t, address: fmt.Sprintf("127.0.0.1:%d", port), log: filepath.Join(t.TempDir(), "controller.log")}
-	out, err := os.Create(c.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	c.cmd = exec.Command(binary(t, "weft-controller"), append([]string{
-		"--kubeconfig=" + kubeconfig, fmt.Sprintf("--secure-port=%d", port), "--permit-port-sharing=true", "--leader-elect=false", "--v=2",
-	}, args...)...)
-	c.cmd.Stdout, c.cmd.Stderr = out, out
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.end(syscall.SIGKILL)
-		if t.Failed() {
-			t.Logf("the controller's log:\n%s", tail(c.log, 16<<10))
-		}
-	})
-	eventually(t, time.Minute, func() string {
-		if status, body := c.get("/readyz", ""); status != http.StatusOK {
-			return fmt.Sprintf("readyz: %d %s", status, body)
-		}
-		return ""
-	})
-	return c
-}
-
-// end ends the process; it may have ended.
-func (c *controller) end(s syscall.Signal) {
-	if c.cmd.ProcessState == nil {
-		_ = c.cmd.Process.Signal(s)
-		_ = c.cmd.Wait()
-	}
-}
-
-func (c *controller) get(path, token string) (status int, body string) {
-	c.t.Helper()
-	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, "https://"+c.address+path, nil)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // made at start, kept in memory
-	}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(data)
-}
-
-// reservedPort is a port of 127.0.0.1 that nobody else gets until the test ends.
-func reservedPort(t *testing.T) int {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte(net.IPv4(127, 0, 0, 1).To4())}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name.(*unix.SockaddrInet4).Port
-}
-
-// namespace makes a namespace for a gang.
-func (c *gangCluster) namespace(name string) string {
-	c.t.Helper()
-	_, err := c.client.CoreV1().Namespaces().Create(c.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return name
-}
-
-// group makes the PodGroup train; notes are annotations, in pairs.
-func (c *gangCluster) group(ns string, minMember int64, notes ...string) {
-	c.t.Helper()
-	u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"minMember": minMember}}}
-	u.SetGroupVersionKind(schedv1alpha1.SchemeGroupVersion.WithKind("PodGroup"))
-	u.SetNamespace(ns)
-	u.SetName("train")
-	annotations := map[string]string{}
-	for i := 0; i < len(notes); i += 2 {
-		annotations[notes[i]] = notes[i+1]
-	}
-	u.SetAnnotations(annotations)
-	if _, err := c.groups.Resource(podgroup.Resource).Namespace(ns).Create(c.t.Context(), u, metav1.CreateOptions{}); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// members makes pods of the gang train.
-func (c *gangCluster) members(ns string, names ...string) {
-	c.t.Helper()
-	c.membersOf(playground.SchedulerName, ns, names...)
-}
-
-func (c *gangCluster) membersOf(scheduler, ns string, names ...string) {
-	c.t.Helper()
-	for _, name := range names {
-		p := playground.Pod{Name: name, CPUMilli: 10, MemoryMiB: 10}.Object()
-		p.Namespace, p.Labels, p.Spec.SchedulerName = ns, map[string]string{podspec.LabelPodGroup: "train"}, scheduler
-		if _, err := c.client.CoreV1().Pods(ns).Create(c.t.Context(), p, metav1.CreateOptions{}); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-}
-
-// bind puts pods on the node, where KWOK runs them.
-func (c *gangCluster) bind(ns string, names ...string) {
-	c.t.Helper()
-	for _, name := range names {
-		b := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Target: corev1.ObjectReference{Kind: "Node", Name: "l4-0"}}
-		if err := c.client.CoreV1().Pods(ns).Bind(c.t.Context(), b, metav1.CreateOptions{}); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-}
-
-// end has the pod end in the phase, as a kubelet would say it.
-func (c *gangCluster) end(ns, name string, phase corev1.PodPhase) {
-	c.t.Helper()
-	body := fmt.Sprintf(`{"status":{"phase":%q,"containerStatuses":[{"name":"main","image":"x","imageID":"x","ready":false,`+
-		`"restartCount":0,"state":{"terminated":{"exitCode":0,"finishedAt":%q}}}]}}`, phase, time.Now().UTC().Format(time.RFC3339))
-	_, err := c.client.CoreV1().Pods(ns).Patch(c.t.Context(), name, types.StrategicMergePatchType, []byte(body), metav1.PatchOptions{}, "status")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// groupStatus is what the controller writes.
-type groupStatus struct {
-	Phase                                 string
-	Scheduled, Running, Succeeded, Failed int
-	ScheduleStartTime                     *metav1.Time
-	Message                               string
-}
-
-func (s groupStatus) String() string {
-	return fmt.Sprintf("%s %d/%d/%d/%d %s", s.Phase, s.Scheduled, s.Running, s.Succeeded, s.Failed, s.Message)
-}
-
-func (c *gangCluster) status(ns string) (s groupStatus) {
-	c.t.Helper()
-	u, err := c.groups.Resource(podgroup.Resource).Namespace(ns).Get(c.t.Context(), "train", metav1.GetOptions{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	data, err := json.Marshal(u.Object["status"])
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &s); err != nil {
-		c.t.Fatalf("%v: %s", err, data)
-	}
-	return s
-}
-
-// wait waits until the status, as String has it, begins so.
-func (c *gangCluster) wait(ns, want string) groupStatus {
-	c.t.Helper()
-	var s groupStatus
-	eventually(c.t, time.Minute, func() string {
-		if s = c.status(ns); !strings.HasPrefix(s.String(), want) {
-			return fmt.Sprintf("%s/train is %q: want %q", ns, s, want)
-		}
-		return ""
-	})
-	return s
-}
-
-// names are the pods of the namespace that are there and not being deleted.
-func (c *gangCluster) names(ns string) string {
-	c.t.Helper()
-	list, err := c.client.CoreV1().Pods(ns).List(c.t.Context(), metav1.ListOptions{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	var out []string
-	for _, p := range list.Items {
-		if p.DeletionTimestamp == nil {
-			out = append(out, p.Name)
-		}
-	}
-	slices.Sort(out)
-	return strings.Join(out, " ")
-}
-
-// left waits until these pods are left.
-func (c *gangCluster) left(ns, want string) {
-	c.t.Helper()
-	eventually(c.t, time.Minute, func() string {
-		if got := c.names(ns); got != want {
-			return fmt.Sprintf("pods %q are in %s: want %q (%s)", got, ns, want, c.status(ns))
-		}
-		return ""
-	})
-}
-
-// event waits for an event of the reason about the object and returns what it says.
-func (c *gangCluster) event(ns, kind, name, reason string) (note string) {
-	c.t.Helper()
-	eventually(c.t, time.Minute, func() string {
-		list, err := c.client.EventsV1().Events(ns).List(c.t.Context(), metav1.ListOptions{})
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		for _, e := range list.Items {
-			if e.Regarding.Kind == kind && e.Regarding.Name == name && e.Reason == reason {
-				note = e.Note
-				return ""
-			}
-		}
-		return fmt.Sprintf("no event %s about %s %s/%s", reason, kind, ns, name)
-	})
-	return note
-}
 
 func TestController(t *testing.T) {
 	c := startGangCluster(t)
@@ -386,7 +93,7 @@ func TestController(t *testing.T) {
 	})
 
 	t.Run("a disruption budget holds a member until it goes", func(t *testing.T) {
-		c.t = t
+		c.t, p.t = t, t
 		ns := c.namespace("budget")
 		pdb := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: policyv1.PodDisruptionBudgetSpec{
 			MaxUnavailable: &intstr.IntOrString{IntVal: 0}, Selector: &metav1.LabelSelector{},
@@ -404,11 +111,49 @@ func TestController(t *testing.T) {
 		}
 		c.event(ns, "Pod", "w-0", "GangEvictionBlocked")
 		c.wait(ns, "Unknown 1/1/0/0 since ")
+		p.metric("weft_gang_partly_bound 1")
 		c.left(ns, "w-0")
 		if err := c.client.PolicyV1().PodDisruptionBudgets(ns).Delete(t.Context(), "all", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		c.left(ns, "")
+		p.metric("weft_gang_partly_bound 0")
+	})
+
+	t.Run("a PodGroup that goes", func(t *testing.T) {
+		c.t, p.t = t, t
+		partial, replaced := c.namespace("orphaned"), c.namespace("orphaned-replaced")
+		c.group(partial, 3, podspec.AnnotationPartialGrace, "1h")
+		c.members(partial, "w-0", "w-1")
+		c.bind(partial, "w-0", "w-1")
+		c.wait(partial, "Unknown 2/2/0/0")
+		c.group(replaced, 2)
+		c.members(replaced, "w-0", "w-1")
+		c.bind(replaced, "w-0", "w-1")
+		c.wait(replaced, "Running 2/2/0/0")
+		c.members(replaced, "w-2")
+		p.metric("weft_gang_partly_bound 0") // for the grace goes on
+		for _, ns := range []string{partial, replaced} {
+			if err := c.groups.Resource(podgroup.Resource).Namespace(ns).Delete(t.Context(), "train", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, e := range [][3]string{
+			{partial, "w-0", "with a place 2, waiting for one 0"},
+			{partial, "w-1", "with a place 2, waiting for one 0"},
+			{replaced, "w-0", "with a place 2, waiting for one 1"},
+			{replaced, "w-2", "with a place 2, waiting for one 1"},
+		} {
+			if note := c.event(e[0], "Pod", e[1], "GangOrphaned"); !strings.Contains(note, e[2]) || !strings.Contains(note, "delete the pods, or create the PodGroup again") {
+				t.Errorf("event about %s/%s: %q", e[0], e[1], note)
+			}
+		}
+		if got := c.names(partial) + " " + c.names(replaced); got != "w-0 w-1 w-0 w-1 w-2" {
+			t.Errorf("pods %q are left: want all", got)
+		}
+		// It comes back, and the gang goes on to be judged.
+		c.group(partial, 3, podspec.AnnotationPartialGrace, "1s")
+		c.left(partial, "")
 	})
 
 	t.Run("a gang that cannot lose a member starts again when it does", func(t *testing.T) {
@@ -464,13 +209,13 @@ func TestController(t *testing.T) {
 	})
 
 	t.Run("metrics", func(t *testing.T) {
-		c.t = t
-		status, body := p.get("/metrics", c.cfg.BearerToken)
+		c.t, p.t = t, t
+		status, body := p.get("/metrics", p.token)
 		if status != http.StatusOK {
 			t.Fatalf("%d %s", status, body)
 		}
 		for _, want := range []string{
-			`weft_gang_evicted_total{reason="partial"} 2`, `weft_gang_evicted_total{reason="member-lost"} 2`,
+			`weft_gang_evicted_total{reason="partial"} 3`, `weft_gang_evicted_total{reason="member-lost"} 2`,
 			`weft_gang_evicted_total{reason="unbound"} 0`, `weft_gang_phase{phase="Finished"} 1`, `weft_gang_phase{phase="Running"} 3`,
 			`weft_gang_phase{phase="Unknown"} 0`, "weft_gang_partly_bound 0", "weft_gang_reconcile_duration_seconds_count ",
 		} {
@@ -485,17 +230,16 @@ func TestController(t *testing.T) {
 			t.Errorf("/healthz: %d %s", status, body)
 		}
 	})
-}
 
-// lines are the lines that begin so.
-func lines(text, prefix string) string {
-	var out []string
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, prefix) {
-			out = append(out, line)
+	t.Run("native PodGroups are not served", func(t *testing.T) {
+		log, err := os.ReadFile(p.log)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	return strings.Join(out, "")
+		if !strings.Contains(string(log), "does not serve native PodGroups") || strings.Contains(string(log), "Failed to watch") {
+			t.Errorf("want a line that says so, and none about a watch that failed:\n%s", tail(p.log, 16<<10))
+		}
+	})
 }
 
 // TestControllerRestarts: what a controller began is finished by the next, at the time that the first said; and one that does not
@@ -538,7 +282,7 @@ func TestControllerRestarts(t *testing.T) {
 	if got := c.names(ns); got != "w-0 w-1 w-2" || c.status(idle).Phase != "" {
 		t.Errorf("one that does not lead left %q, and wrote %s", got, c.status(idle))
 	}
-	if status, body := second.get("/metrics", c.cfg.BearerToken); status != http.StatusOK || strings.Contains(lines(body, "weft_gang_phase"), " 1") {
+	if status, body := second.get("/metrics", second.token); status != http.StatusOK || strings.Contains(lines(body, "weft_gang_phase"), " 1") {
 		t.Errorf("metrics of one that does not lead: %d\n%s", status, lines(body, "weft_gang_"))
 	}
 
