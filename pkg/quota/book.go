@@ -1,35 +1,314 @@
 package quota
 
+import "container/heap"
+
 // Book is what all queues have at one moment: the tree, its checkpoints and the claims of all pods. Whoever shares one among
-// goroutines locks it.
-type Book struct{}
+// goroutines locks it; Admit, Standing, Holder and Tree only read. The time is that of the last Advance, which has to come before
+// anything is asked.
+//
+// # What a claim holds
+//
+// Its rate for each second from the later of its start and the checkpoint's AsOf, to its end: Start + Runtime, or End once it ended. One
+// that runs longer than it said, or did not say, holds until RollingHold from now: so it may use more than was checked when it
+// started, by what it runs over. What crosses the end of a period counts in each by
+// its seconds there.
+//
+// # Checkpoints of another period
+//
+// When the books stand still over the end of a period, nothing is used of the new one by their account, and claims hold in it from its
+// beginning: those that run and those that ended since, which are kept for that. What is carried over is not counted until
+// the books say how much. A checkpoint whose period begins after the book's now waits for it. When the periods of a budget are changed
+// while one runs, all that the old one used by AsOf counts as used in the new one; what a longer new period had before the old one
+// began is unknown until the next checkpoint.
+type Book struct {
+	tree        *Tree
+	queues      map[string]*queue
+	checkpoints map[string]known
+	entries     map[string]*entry
+	ends        endings
+	now         int64
+	// ended are claims that ended and may still be missing in the books; sweep says that some may not be any more.
+	ended map[string]*entry
+	sweep bool
+}
+
+// queue is what a queue's subtree has.
+type queue struct {
+	node     *node
+	parent   *queue
+	children []*queue
+	// claims are those of the queue itself.
+	claims []*entry
+	// share is the one at now, until nextShare.
+	share     Share
+	nextShare int64
+	running   wide
+	byClass   map[string]wide
+	account   *account // nil without a budget
+}
+
+// entry is a claim of the book.
+type entry struct {
+	claim Claim
+	queue *queue // nil where there is none
+	at    int    // in queue.claims
+	// The claim's, made sane: moments of broken clocks are no more than a day ahead.
+	start, end, rate, milliGPU int64
+	// rolling says that the claim runs and holds RollingHold from now; where it is false, a claim that runs is in the heap.
+	rolling bool
+	heapAt  int // -1 where it is not in the heap
+}
+
+// until is when the claim's hold ends.
+func (e *entry) until(rolling int64) int64 {
+	switch {
+	case !e.runs():
+		return e.end
+	case e.rolling:
+		return rolling
+	default:
+		return e.planned()
+	}
+}
+
+// planned is when the claim is to end by what it said.
+func (e *entry) planned() int64 { return plus(e.start, min(e.claim.Runtime, maxHold)) }
+
+func (e *entry) runs() bool { return e.claim.End == 0 }
 
 // NewBook is a book without queues.
-func NewBook() *Book { panic("to be built") }
+func NewBook() *Book {
+	t, _ := NewTree(nil)
+	return &Book{
+		tree:        t,
+		queues:      map[string]*queue{},
+		checkpoints: map[string]known{},
+		entries:     map[string]*entry{},
+		ended:       map[string]*entry{},
+	}
+}
 
-// SetTree replaces the tree. Claims and checkpoints stay.
-func (b *Book) SetTree(t *Tree) { panic("to be built") }
+// SetTree replaces the tree. Claims and checkpoints stay. Its cost grows with queues and claims.
+func (b *Book) SetTree(t *Tree) {
+	b.tree = t
+	b.queues = make(map[string]*queue, len(t.names))
+	t.eachFromTop(func(n *node) {
+		q := &queue{node: n, byClass: map[string]wide{}}
+		if n.parent != nil {
+			q.parent = b.queues[n.parent.spec.Name]
+			q.parent.children = append(q.parent.children, q)
+		}
+		b.queues[n.spec.Name] = q
+	})
+	b.rebuild()
+}
+
+// rebuild computes everything from tree, checkpoints and claims.
+func (b *Book) rebuild() {
+	for _, q := range b.queues {
+		q.setShare(b.now)
+		q.claims, q.running, q.byClass, q.account = nil, wide{}, map[string]wide{}, nil
+		if budget := q.node.spec.Budget; budget != nil && b.now != 0 {
+			q.account = &account{budget: budget}
+			q.account.open(b.checkpoints[q.node.spec.Name].at(b.now).now, b.now)
+		}
+	}
+	b.ends = b.ends[:0]
+	for _, e := range b.entries {
+		b.link(e)
+	}
+	b.sweep = true
+}
+
+func (q *queue) setShare(now int64) {
+	q.share = q.node.shareAt(now)
+	q.nextShare = q.node.nextWindow(now)
+}
 
 // Tree is the tree, never nil.
-func (b *Book) Tree() *Tree { panic("to be built") }
+func (b *Book) Tree() *Tree { return b.tree }
 
 // SetCheckpoint replaces what the books say of a queue's subtree. One that is older than what is known is ignored, unless the
-// period differs.
-func (b *Book) SetCheckpoint(queue string, c Checkpoint) { panic("to be built") }
+// period differs and is not one before. Its cost grows with the claims below the queue.
+func (b *Book) SetCheckpoint(queue string, c Checkpoint) {
+	b.checkpoints[queue] = b.checkpoints[queue].take(c, b.now)
+	if q := b.queues[queue]; q != nil && q.account != nil {
+		b.recount(q)
+	}
+}
 
-// Set adds a claim that started, or replaces the one of the same ID.
-func (b *Book) Set(c Claim) { panic("to be built") }
+// recount computes the queue's account from checkpoint and claims.
+func (b *Book) recount(q *queue) {
+	name := q.node.spec.Name
+	k := b.checkpoints[name].at(b.now)
+	if k != (known{}) {
+		b.checkpoints[name] = k
+	}
+	q.account.open(k.now, b.now)
+	q.each(func(e *entry) { q.account.put(e, b.rollingEnd(), false) })
+	b.sweep = true
+}
+
+// each visits the claims of the queue and of all below it.
+func (q *queue) each(visit func(e *entry)) {
+	for _, e := range q.claims {
+		visit(e)
+	}
+	for _, c := range q.children {
+		c.each(visit)
+	}
+}
+
+// rollingEnd is until when claims hold that roll.
+func (b *Book) rollingEnd() int64 { return plus(b.now, RollingHold) }
+
+// Set adds a claim that started, or replaces the one of the same ID. One without a Start starts now.
+func (b *Book) Set(c Claim) {
+	e := b.entries[c.ID]
+	if e == nil {
+		e = &entry{}
+		b.entries[c.ID] = e
+	} else {
+		b.unlink(e)
+		delete(b.ended, c.ID)
+	}
+	*e = entry{claim: c}
+	if !e.runs() {
+		b.ended[c.ID] = e
+		b.sweep = true
+	}
+	b.link(e)
+}
 
 // Delete takes a claim back as if it had never been: a start that was undone. One that ran and ended is Set with its End instead.
-func (b *Book) Delete(id string) { panic("to be built") }
+func (b *Book) Delete(id string) {
+	e := b.entries[id]
+	if e == nil {
+		return
+	}
+	b.unlink(e)
+	delete(b.entries, id)
+	delete(b.ended, id)
+}
+
+// link adds the claim to its queue and all above.
+func (b *Book) link(e *entry) {
+	c := &e.claim
+	e.queue, e.heapAt = b.queues[c.Queue], -1
+	if c.Start <= 0 {
+		c.Start = b.now
+	}
+	ahead := plus(b.now, 86400)
+	e.start, e.end = min(c.Start, ahead), min(c.End, ahead)
+	e.rate, e.milliGPU = max(c.Rate, 0), max(c.MilliGPU, 0)
+	e.rolling = e.runs() && (c.Runtime <= 0 || e.planned() <= b.now)
+	if e.queue == nil {
+		return
+	}
+	e.at = len(e.queue.claims)
+	e.queue.claims = append(e.queue.claims, e)
+	if e.runs() && !e.rolling {
+		heap.Push(&b.ends, e)
+	}
+	for q := e.queue; q != nil; q = q.parent {
+		if e.runs() {
+			q.running.add(e.milliGPU, 1)
+			sum := q.byClass[c.Class]
+			sum.add(e.milliGPU, 1)
+			q.byClass[c.Class] = sum
+		}
+		if q.account != nil {
+			q.account.put(e, b.rollingEnd(), false)
+		}
+	}
+}
+
+// unlink takes the claim out again.
+func (b *Book) unlink(e *entry) {
+	if e.queue == nil {
+		return
+	}
+	for q := e.queue; q != nil; q = q.parent {
+		if e.runs() {
+			q.running.sub(e.milliGPU, 1)
+			sum := q.byClass[e.claim.Class]
+			sum.sub(e.milliGPU, 1)
+			if sum.zero() {
+				delete(q.byClass, e.claim.Class)
+			} else {
+				q.byClass[e.claim.Class] = sum
+			}
+		}
+		if q.account != nil {
+			q.account.put(e, b.rollingEnd(), true)
+		}
+	}
+	if e.heapAt >= 0 {
+		heap.Remove(&b.ends, e.heapAt)
+	}
+	claims := e.queue.claims
+	last := len(claims) - 1
+	claims[e.at] = claims[last]
+	claims[e.at].at = e.at
+	claims[last] = nil
+	e.queue.claims = claims[:last]
+	e.queue = nil
+}
 
 // Advance moves the time on: new periods, windows, holds of claims that run longer than they said, claims that are on the books
-// and can be forgotten. Its cost grows with the claims; the other methods' does not. The time does not go back.
-func (b *Book) Advance(now int64) { panic("to be built") }
+// and can be forgotten. Its cost grows with the queues, with the claims that began to roll or ended, and at the turn of a period with
+// all claims. The time does not go back.
+func (b *Book) Advance(now int64) {
+	if now <= b.now && b.now != 0 {
+		b.forget()
+		return
+	}
+	first, before := b.now == 0, b.rollingEnd()
+	b.now = now
+	if first {
+		b.rebuild()
+		b.forget()
+		return
+	}
+	for name, q := range b.queues {
+		if q.nextShare <= now {
+			q.setShare(now)
+		}
+		a := q.account
+		if a == nil {
+			continue
+		}
+		if next := b.checkpoints[name].next; a.periods[0].end <= now || a.clamped || a.ahead > 0 || next != (Checkpoint{}) && next.Start <= now {
+			b.recount(q)
+		} else {
+			a.roll(before, b.rollingEnd())
+		}
+	}
+	for len(b.ends) > 0 && b.ends[0].planned() <= now {
+		e := b.ends[0]
+		b.unlink(e)
+		b.link(e)
+	}
+	b.forget()
+}
 
-// Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has already
-// are not counted twice. The cost grows with the depth of the tree and the periods that the job touches; nothing is allocated when it is admitted.
-func (b *Book) Admit(j Job) Verdict { panic("to be built") }
+// forget drops claims that ended and that nobody needs: at each budget above, they are on the books or were of a period before.
+func (b *Book) forget() {
+	if !b.sweep || b.now == 0 {
+		return
+	}
+	b.sweep = false
+	for id, e := range b.ended {
+		needed := false
+		for q := e.queue; q != nil && !needed; q = q.parent {
+			a := q.account
+			needed = a != nil && e.end > max(a.asOf, a.periods[0].start)
+		}
+		if !needed {
+			b.Delete(id)
+		}
+	}
+}
 
 // Standing is what a queue's subtree has.
 type Standing struct {
@@ -45,7 +324,54 @@ type Standing struct {
 }
 
 // Standing is how the queue stands, false where there is no such queue.
-func (b *Book) Standing(queue string) (Standing, bool) { panic("to be built") }
+func (b *Book) Standing(queue string) (Standing, bool) {
+	q := b.queues[queue]
+	if q == nil {
+		return Standing{}, false
+	}
+	s := Standing{Share: q.share, Running: q.running.value(), RunningByClass: make(map[string]int64, len(q.byClass))}
+	s.Borrowed = max(s.Running-s.Guaranteed, 0)
+	for class, sum := range q.byClass {
+		s.RunningByClass[class] = sum.value()
+	}
+	if a := q.account; a != nil {
+		p := a.stands(0, standing{}, 0, 0)
+		s.Start, s.End, s.Used, s.Held, s.BudgetLimit = p.start, p.end, p.used, p.held, p.limit
+		s.Exhausted = a.exhausted()
+	}
+	return s, true
+}
 
 // Holder is a claim of the book by its ID.
-func (b *Book) Holder(id string) (Claim, bool) { panic("to be built") }
+func (b *Book) Holder(id string) (Claim, bool) {
+	e := b.entries[id]
+	if e == nil {
+		return Claim{}, false
+	}
+	return e.claim, true
+}
+
+// endings is a heap of claims by when they are to end.
+type endings []*entry
+
+func (h endings) Len() int           { return len(h) }
+func (h endings) Less(i, j int) bool { return h[i].planned() < h[j].planned() }
+func (h endings) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapAt, h[j].heapAt = i, j
+}
+
+func (h *endings) Push(x any) {
+	e := x.(*entry)
+	e.heapAt = len(*h)
+	*h = append(*h, e)
+}
+
+func (h *endings) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	e.heapAt = -1
+	return e
+}

@@ -1,0 +1,241 @@
+package quota
+
+import "fmt"
+
+// demand is what a job adds.
+type demand struct {
+	milliGPU wide
+	loads    []load
+	// longest is the longest hold of all, runtime the longest that any said.
+	longest, runtime int64
+}
+
+// load is what is charged for each second of a hold, by all claims that hold as long.
+type load struct {
+	rate wide
+	hold int64
+}
+
+// sameLoads is for how many different run times in a job nothing is allocated.
+const sameLoads = 8
+
+// add counts one more claim.
+func (d *demand) add(c *Claim) {
+	d.milliGPU.add(max(c.MilliGPU, 0), 1)
+	d.runtime = max(d.runtime, c.Runtime)
+	if c.Rate <= 0 {
+		return
+	}
+	hold := RollingHold
+	if c.Runtime > 0 {
+		hold = min(c.Runtime, maxHold)
+	}
+	d.longest = max(d.longest, hold)
+	for i := range d.loads {
+		if d.loads[i].hold == hold {
+			d.loads[i].rate.add(c.Rate, 1)
+			return
+		}
+	}
+	l := load{hold: hold}
+	l.rate.add(c.Rate, 1)
+	d.loads = append(d.loads, l)
+}
+
+// in is what the job holds in [start, end) when it starts at that moment.
+func (d *demand) in(start, end, at int64) int64 {
+	var sum wide
+	for i := range d.loads {
+		l := &d.loads[i]
+		sum.scale(l.rate, overlap(at, plus(at, l.hold), start, end))
+	}
+	return sum.value()
+}
+
+// Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has already
+// are not counted twice: the rest is admitted against what is left. The cost grows with the depth of the tree and the periods that the
+// job touches; nothing is allocated when it is admitted (of up to 8 different run times).
+//
+// From the job's queue to the top it checks the longest run time against MaxRuntime (a claim without a run time is never too long: what
+// it gets by default is for who makes the claim to say), what runs at the same time against the limit, and the budget:
+//
+//   - Notify never refuses.
+//   - Throttle refuses with OverBudget what would run above the guarantee, once the books say that the budget is used up.
+//   - Hold and Drain refuse what the rest of any period that the job touches does not cover.
+//
+// What can never be is said first; else the queue nearest to the job says no. A job of no queue is admitted: nobody limits it.
+func (b *Book) Admit(j Job) Verdict {
+	if len(j) == 0 || j[0].Queue == "" {
+		return Verdict{}
+	}
+	q := b.queues[j[0].Queue]
+	if q == nil {
+		return Verdict{Reason: QueueNotFound, Queue: j[0].Queue}
+	}
+	if n := q.node; n.problem != "" {
+		return Verdict{Reason: QueueInvalid, Queue: n.culprit, Detail: n.problem}
+	}
+	var buf [sameLoads]load
+	d := demand{loads: buf[:0]}
+	for i := range j {
+		c := &j[i]
+		if c.Queue != j[0].Queue {
+			return Verdict{Reason: QueueInvalid, Queue: c.Queue, Detail: fmt.Sprintf(
+				"pods of one job are in queues %s and %s, must all be in one", j[0].Queue, c.Queue)}
+		}
+		if e := b.entries[c.ID]; e == nil || e.queue != q {
+			d.add(c)
+		}
+	}
+	var no Verdict
+	for at := q; at != nil; at = at.parent {
+		v := at.runtimeVerdict(&d)
+		if v.OK() {
+			v = at.limitVerdict(&d)
+		}
+		if v.OK() || v.Reason == OverLimit {
+			if w := at.budgetVerdict(&d, b.now, b.rollingEnd()); v.OK() || w.Reason == NeverWithinBudget {
+				v = w
+			}
+		}
+		switch v.Reason {
+		case RuntimeTooLong, NeverWithinLimit, NeverWithinBudget:
+			return v
+		default:
+			if no.OK() {
+				no = v
+			}
+		}
+	}
+	if no.Reason == OverBudget || no.Reason == BudgetExhausted {
+		no.CouldStart = b.couldStart(q, &d)
+	}
+	return no
+}
+
+func (q *queue) runtimeVerdict(d *demand) Verdict {
+	if most := q.node.spec.MaxRuntime; most > 0 && d.runtime > most {
+		return Verdict{Reason: RuntimeTooLong, Queue: q.node.spec.Name, Need: d.runtime, Limit: most}
+	}
+	return Verdict{}
+}
+
+// limitVerdict checks what runs at the same time.
+func (q *queue) limitVerdict(d *demand) Verdict {
+	need := d.milliGPU.value()
+	sum := q.running
+	sum.plusWide(d.milliGPU)
+	if need == 0 || sum.value() <= q.share.Limit {
+		return Verdict{}
+	}
+	v := Verdict{Reason: OverLimit, Queue: q.node.spec.Name, Used: q.running.value(), Need: need, Limit: q.share.Limit}
+	if need > q.node.mostLimit {
+		v.Reason, v.Limit = NeverWithinLimit, q.node.mostLimit
+	}
+	return v
+}
+
+// budgetVerdict checks the queue's budget for a job that starts at that moment, if what runs goes on.
+func (q *queue) budgetVerdict(d *demand, at, rolling int64) Verdict {
+	a := q.account
+	if a == nil || len(d.loads) == 0 || a.budget.Enforcement == Notify {
+		return Verdict{}
+	}
+	if a.budget.Enforcement == Throttle {
+		return q.throttleVerdict(d, at)
+	}
+	ends := plus(at, d.longest)
+	var s standing
+	for i := 0; ; i++ {
+		last := s.end
+		s = a.stands(i, s, rolling, plus(at, RollingHold))
+		if i > 0 && (s.start >= ends || s.end <= last) {
+			return Verdict{}
+		}
+		need := d.in(s.start, s.end, at)
+		if need == 0 || plus(plus(s.used, s.held), need) <= s.limit {
+			continue
+		}
+		v := Verdict{Queue: q.node.spec.Name, Used: s.used, Held: s.held, Need: need, Limit: s.limit, Resets: s.end}
+		if s.end == NoLimit {
+			v.Resets = 0
+		}
+		switch {
+		case need > s.limit && !a.fitsNext(d, &s):
+			v.Reason = NeverWithinBudget
+		case s.used >= s.limit:
+			v.Reason = BudgetExhausted
+		default:
+			v.Reason = OverBudget
+		}
+		return v
+	}
+}
+
+// fitsNext says whether the job would fit into the next period, if it began with it and nothing else ran.
+func (a *account) fitsNext(d *demand, s *standing) bool {
+	if s.end == NoLimit {
+		return false
+	}
+	start, end := a.budget.PeriodAt(s.end)
+	return d.in(start, end, start) <= a.budget.LimitIn(start, end, 0)
+}
+
+// throttleVerdict leaves the queue its guarantee when the budget is used up.
+func (q *queue) throttleVerdict(d *demand, at int64) Verdict {
+	a := q.account
+	p := &a.periods[0]
+	sum := q.running
+	sum.plusWide(d.milliGPU)
+	if !a.exhausted() || at >= p.end || sum.value() <= q.share.Guaranteed {
+		return Verdict{}
+	}
+	v := Verdict{
+		Reason: OverBudget, Queue: q.node.spec.Name, Used: a.used, Held: p.held.value(), Need: d.in(p.start, p.end, at), Limit: p.limit,
+		Resets: p.end, Detail: "until then nothing starts above the guaranteed " + gpus(q.share.Guaranteed) + " GPUs",
+	}
+	if p.end == NoLimit {
+		v.Resets = 0
+	}
+	return v
+}
+
+// rounds bounds how many budgets are asked for another moment, one after the other.
+const rounds = 16
+
+// couldStart is the earliest moment at which all budgets let the job through, if nothing else starts and what runs takes as long as it
+// said; 0 where there is none, or where what runs at the same time is in the way too. Then a claim that ends early gives back what it
+// held, and the job may start before.
+func (b *Book) couldStart(q *queue, d *demand) int64 {
+	at := b.now
+	for range rounds {
+		var no Verdict
+		var who *queue
+		for who = q; who != nil; who = who.parent {
+			if !who.limitVerdict(d).OK() {
+				return 0
+			}
+			if no = who.budgetVerdict(d, at, b.rollingEnd()); !no.OK() {
+				break
+			}
+		}
+		if no.OK() {
+			return at
+		}
+		if no.Reason == NeverWithinBudget || no.Resets <= at {
+			return 0
+		}
+		// What the job holds in the period that is too full gets less as it starts later, down to nothing at its end.
+		refused, fits := at, no.Resets
+		for fits-refused > 1 {
+			middle := refused + (fits-refused)/2
+			if v := who.budgetVerdict(d, middle, b.rollingEnd()); !v.OK() && v.Resets <= no.Resets {
+				refused = middle
+			} else {
+				fits = middle
+			}
+		}
+		at = fits
+	}
+	return 0
+}
