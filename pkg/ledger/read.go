@@ -1,0 +1,70 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+)
+
+// AsOf implements Store.
+func (db *SQL) AsOf(ctx context.Context) (asOf int64, err error) {
+	err = db.view(ctx, func(t *tx) error {
+		s, err := t.state(ctx, false)
+		asOf = s.asOf
+		return err
+	})
+	return asOf, err
+}
+
+// errStop says that the one who reads has enough.
+var errStop = errors.New("enough")
+
+// Segments implements Store.
+func (db *SQL) Segments(ctx context.Context, q Query) iter.Seq2[Segment, error] {
+	return func(yield func(Segment, error) bool) {
+		err := db.view(ctx, func(t *tx) error {
+			condition, args := q.where()
+			return t.each(ctx, func(rows *sql.Rows) error {
+				var r row
+				if err := r.scan(rows); err != nil {
+					return err
+				}
+				if q.cut(&r.Segment) && !yield(r.Segment, nil) {
+					return errStop
+				}
+				return nil
+			}, "SELECT "+columns+" FROM segments WHERE "+condition+" ORDER BY pod_uid, number", args...)
+		})
+		if err != nil && !errors.Is(err, errStop) {
+			yield(Segment{}, err)
+		}
+	}
+}
+
+// Charged implements Store.
+func (db *SQL) Charged(ctx context.Context, from, to int64) (map[string]int64, error) {
+	charged := make(map[string]int64)
+	err := db.view(ctx, func(t *tx) error {
+		q := Query{From: from, To: to}
+		segments, args := q.where()
+		rollups, more := q.rollupsWhere()
+		// Commit has seen to it that no product of a row overflows. A sum that does is an error of the database.
+		query := fmt.Sprintf(`SELECT queue, SUM(seconds) FROM (
+			SELECT queue, rate * (%s(through_at, %d) - %s(start_at, %d)) AS seconds FROM segments WHERE charged AND %s
+			UNION ALL SELECT queue, rate_seconds FROM rollups WHERE charged AND %s) AS both_kinds GROUP BY queue`,
+			t.least, q.to(), t.greatest, q.From, segments, rollups)
+		return t.each(ctx, func(rows *sql.Rows) error {
+			var queue string
+			var sum int64
+			err := rows.Scan(&queue, &sum)
+			charged[queue] = sum
+			return err
+		}, query, append(args, more...)...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return charged, nil
+}
