@@ -5,7 +5,9 @@ import "fmt"
 // demand is what a job adds.
 type demand struct {
 	milliGPU wide
-	loads    []load
+	// few are the first loads; the array is no slice so that nothing is allocated, and more are the others.
+	few  [sameLoads]load
+	more []load
 	// longest is the longest hold of all, runtime the longest that any said.
 	longest, runtime int64
 }
@@ -13,7 +15,7 @@ type demand struct {
 // load is what is charged for each second of a hold, by all claims that hold as long.
 type load struct {
 	rate wide
-	hold int64
+	hold int64 // 0 for none
 }
 
 // sameLoads is for how many different run times in a job nothing is allocated.
@@ -31,22 +33,36 @@ func (d *demand) add(c *Claim) {
 		hold = min(c.Runtime, maxHold)
 	}
 	d.longest = max(d.longest, hold)
-	for i := range d.loads {
-		if d.loads[i].hold == hold {
-			d.loads[i].rate.add(c.Rate, 1)
+	for i := range d.few {
+		if l := &d.few[i]; l.hold == hold || l.hold == 0 {
+			l.hold = hold
+			l.rate.add(c.Rate, 1)
+			return
+		}
+	}
+	for i := range d.more {
+		if l := &d.more[i]; l.hold == hold {
+			l.rate.add(c.Rate, 1)
 			return
 		}
 	}
 	l := load{hold: hold}
 	l.rate.add(c.Rate, 1)
-	d.loads = append(d.loads, l)
+	d.more = append(d.more, l)
 }
 
 // in is what the job holds in [start, end) when it starts at that moment.
 func (d *demand) in(start, end, at int64) int64 {
 	var sum wide
-	for i := range d.loads {
-		l := &d.loads[i]
+	for i := range d.few {
+		l := &d.few[i]
+		if l.hold == 0 {
+			break
+		}
+		sum.scale(l.rate, overlap(at, plus(at, l.hold), start, end))
+	}
+	for i := range d.more {
+		l := &d.more[i]
 		sum.scale(l.rate, overlap(at, plus(at, l.hold), start, end))
 	}
 	return sum.value()
@@ -75,8 +91,7 @@ func (b *Book) Admit(j Job) Verdict {
 	if n := q.node; n.problem != "" {
 		return Verdict{Reason: QueueInvalid, Queue: n.culprit, Detail: n.problem}
 	}
-	var buf [sameLoads]load
-	d := demand{loads: buf[:0]}
+	var d demand
 	for i := range j {
 		c := &j[i]
 		if c.Queue != j[0].Queue {
@@ -138,7 +153,7 @@ func (q *queue) limitVerdict(d *demand) Verdict {
 // budgetVerdict checks the queue's budget for a job that starts at that moment, if what runs goes on.
 func (q *queue) budgetVerdict(d *demand, at, rolling int64) Verdict {
 	a := q.account
-	if a == nil || len(d.loads) == 0 || a.budget.Enforcement == Notify {
+	if a == nil || d.longest == 0 || a.budget.Enforcement == Notify {
 		return Verdict{}
 	}
 	if a.budget.Enforcement == Throttle {
