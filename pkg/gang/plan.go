@@ -308,8 +308,14 @@ func (pl *planner) place(groups []group, minimum, others []int) bool {
 	if best == nil {
 		return false
 	}
-	if len(others) > 0 && pl.placeTogether(best.group, minimum, others, best.cost) {
-		return true
+	if len(others) > 0 {
+		var alone []int
+		for _, k := range best.picks {
+			alone = append(alone, k.node)
+		}
+		if pl.placeTogether(best.group, minimum, others, pl.hops(alone)) {
+			return true
+		}
 	}
 	if !pl.commit(best.picks, minimum) {
 		return false
@@ -320,7 +326,7 @@ func (pl *planner) place(groups []group, minimum, others []int) bool {
 
 // placeTogether places the minimum and as many of the others as fit at once, which serves the whole gang best, if the minimum then
 // is in as few domains as by itself.
-func (pl *planner) placeTogether(g group, minimum, others []int, alone cost) bool {
+func (pl *planner) placeTogether(g group, minimum, others []int, alone uint64) bool {
 	need := pl.demand(minimum)
 	with := slices.Clone(minimum)
 	room := pl.roomIn(g, pl.demand(slices.Concat(minimum, others)))
@@ -343,7 +349,7 @@ func (pl *planner) placeTogether(g group, minimum, others []int, alone cost) boo
 			nodes = append(nodes, a.Node)
 		}
 	}
-	return pl.hops(nodes) <= alone.hops && pl.commit(s.picks, with)
+	return pl.hops(nodes) <= alone && pl.commit(s.picks, with)
 }
 
 // placeOthers places as many members as there are places for, in the group that has most.

@@ -6,6 +6,7 @@ import (
 	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/mig"
 )
 
 // gpuState is what is left of a node's GPUs. All nodes of one signature share it, whatever the ids of their GPUs: five thousand
@@ -203,7 +204,7 @@ func singleAsk(r gpu.Request) (gpu.Ask, bool) {
 }
 
 // countSlots is how many members with the request a node takes, where nothing has to be tried to know it: each takes as many whole
-// GPUs, or one share, from what the others leave, whichever GPUs that is.
+// GPUs, or one share or MIG instance, from what the others leave, whichever GPUs that is.
 func countSlots(n *cluster.Node, r gpu.Request) (slots int, ok bool) {
 	ask, ok := singleAsk(r)
 	switch {
@@ -225,8 +226,31 @@ func countSlots(n *cluster.Node, r gpu.Request) (slots int, ok bool) {
 			}
 		}
 		return slots, true
+	case ask.Kind == gpu.MIG && ask.Count == 1 && len(n.Withheld.Profiles) == 0:
+		for i := range n.GPUs {
+			g := &n.GPUs[i]
+			if !g.MIG || g.Unhealthy || !r.Accepts(g.Product) {
+				continue
+			}
+			free := mig.FreePlacements(g.Partition, ask.Profile)
+			if free > 1 && mig.Usable(g.Partition, ask.Profile) != free*sizeOf(g, ask.Profile) {
+				return 0, false // they overlap each other: how many there is room for depends on which are taken
+			}
+			slots += free
+		}
+		return slots, true
 	}
 	return 0, false
+}
+
+// sizeOf is how many memory slices an instance of the profile takes, 0 where the GPU has none.
+func sizeOf(g *cluster.GPU, profile string) int {
+	for _, i := range g.Instances {
+		if i.Profile == profile {
+			return i.Size
+		}
+	}
+	return 0
 }
 
 // enoughSlots is the number up to which a node's slots are always counted, wanted or not: how much is left in what is used

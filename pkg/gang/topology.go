@@ -2,6 +2,7 @@ package gang
 
 import (
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"math/bits"
 	"slices"
@@ -86,8 +87,8 @@ func (pl *planner) addLevels(members int) {
 
 	// The nodes' number is in the lowest bits. Should the numbers take more than there are, the narrowest levels are not told apart.
 	widths := make([]int, len(pl.levels)+1)
-	for l := range pl.levels {
-		widths[l] = bits.Len(uint(min(members, pl.levels[l].count)))
+	for l, parts := range pl.parts() {
+		widths[l] = bits.Len(uint(min(members, parts)))
 	}
 	widths[len(pl.levels)] = bits.Len(uint(min(members, len(nodes))))
 	total := 0
@@ -122,6 +123,28 @@ func (pl *planner) addLevels(members int) {
 			lv.occupied[lv.of[i]] = lv.occupied[lv.of[i]] || pl.occupied[i]
 		}
 	}
+}
+
+// parts is, for each level, into how many parts the domains of the wider levels divide its domains: as many as there are domains where
+// each lies in one of every wider level. The search counts every part that is used.
+func (pl *planner) parts() []int {
+	parts := make([]int, len(pl.levels))
+	for l, lv := range pl.levels {
+		parts[l] = lv.count
+		if !slices.ContainsFunc(pl.levels[:l], func(wider level) bool { return !refines(lv, wider) }) {
+			continue
+		}
+		seen := map[string]bool{}
+		for i := range pl.p.Nodes {
+			var key []byte
+			for _, wider := range pl.levels[:l+1] {
+				key = binary.BigEndian.AppendUint32(key, uint32(wider.of[i]))
+			}
+			seen[string(key)] = true
+		}
+		parts[l] = len(seen)
+	}
+	return parts
 }
 
 // divide is level l of the problem.
