@@ -1,15 +1,152 @@
 package quota
 
-// Reclaim is what a queue may take back from others.
+import "slices"
+
+// Reclaim is what a queue may take back from others: no more than the caps from the groups of pods that [Reclaim.Groups] tells.
+//
+// A guarantee is its subtree's: what a queue lacks of it may be taken from anywhere outside of it, for a job anywhere below it, whatever the
+// queues below are guaranteed themselves. Where the job and the pod that would leave part ways, going up, is a queue above the job
+// that lacks something, and one above the pod that has more than its guarantee; below that one each has more, too.
+//
+// What is taken never makes a queue lack anything of its guarantee. Where the guarantees fit in the capacity, a job that stays within the
+// guarantee of its queue can take as much as it needs beyond what is idle, if pods are small enough.
 type Reclaim struct {
 	// Caps are how much may be taken from each group, in milli-GPU: from each subtree what it has above its guarantee.
 	Caps []int64
+	// groups are by queue; a queue that is missing may not be taken from.
+	groups map[string][]int
+	// known are all queues.
+	known map[string]bool
+	// strangers are the groups of pods of no queue, nil when nothing may be taken from them.
+	strangers []int
 }
 
-// Reclaim says what the job's queue may take from others so that the job can start: nothing unless it stays within the guarantee of its queue, and of
-// each above that shares one with whom it takes from.
-func (b *Book) Reclaim(j Job) Reclaim { panic("to be built") }
+// Reclaim says what the job's queue may take from others so that the job can start, with the shares that count at the time of Advance.
+// Nothing for a job of no queue or of one that is not valid. Of the job's claims those that started need nothing any more.
+func (b *Book) Reclaim(j Job) Reclaim {
+	var r Reclaim
+	if len(j) == 0 {
+		return r
+	}
+	queue := j[0].Queue
+	if message, _ := b.Tree().Problem(queue); message != "" {
+		return r
+	}
+	names, stakes := b.stakes(nil)
+	own := slices.Index(names, queue)
+	if own < 0 {
+		return r
+	}
+	need := int64(0)
+	for i := range j {
+		if e := b.entries[j[i].ID]; e == nil || e.claim.Queue != queue {
+			need = plus(need, max(0, j[i].MilliGPU))
+		}
+	}
+	if need == 0 {
+		return r
+	}
+	caps, groups, strangers := reclaim(stakes, own, need)
+	r = Reclaim{Caps: caps, groups: map[string][]int{}, known: map[string]bool{}, strangers: strangers}
+	for i, name := range names {
+		r.known[name] = true
+		if groups[i] != nil {
+			r.groups[name] = groups[i]
+		}
+	}
+	return r
+}
 
-// Groups are the indices of the caps that count for a pod of that queue (empty for a pod of no queue, which is a borrower of all
-// that it has), and false when nothing may be taken from it.
-func (r *Reclaim) Groups(queue string) (groups []int, ok bool) { panic("to be built") }
+// Groups are the indices of the caps that count for a pod of that queue, and false when nothing may be taken from it. A pod of no
+// queue, or of one that does not exist any more, is a borrower of all that it has. Pods of the job's own queue, and of those below it, are
+// for priority to decide among.
+func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
+	groups = r.groups[queue]
+	if !r.known[queue] {
+		groups = r.strangers
+	}
+	return groups, groups != nil
+}
+
+// reclaim is what may be taken for a job of the stake own: by stake the caps that count, nil where nothing may be taken, and those for
+// pods of no queue.
+//
+// The rule for a pod: let x be the queue above the job, or its own, right below the one where the ways up from the two meet. With what can be taken
+// inside of x, the job stays within what x is guaranteed. Where that takes something from inside of x, no more is taken from outside than
+// x lacks now; the rest must then come from inside. From each queue on the pod's side, up to where the ways meet, no more is taken than
+// it has above its guarantee.
+func reclaim(stakes []stake, own int, need int64) (caps []int64, groups [][]int, strangers []int) {
+	lent := lendings(stakes)
+	level := make([]int, len(stakes)) // 1 + how far above own, 0 for those that are not
+	var outside [][]int               // by level: the groups of all pods outside of it, nil when nothing may be taken there
+	inside := int64(0)
+	for x, k := own, 1; x >= 0; x, k = stakes[x].parent, k+1 {
+		level[x] = k
+		lacks := stakes[x].lacks()
+		up := stakes[x].parent
+		if lacks <= 0 || need-inside > lacks {
+			outside = append(outside, nil)
+			continue
+		}
+		some, most := []int{}, NoLimit
+		if need > lacks {
+			some, most = []int{len(caps)}, lacks
+			caps = append(caps, lacks)
+		}
+		outside = append(outside, some)
+		if up >= 0 { // what can be taken between x and the queue above
+			sum := stakes[up].running
+			for i := range stakes {
+				if stakes[i].parent == up {
+					sum -= stakes[i].running
+					if i != x {
+						sum = plus(sum, lent[i])
+					}
+				}
+			}
+			inside = plus(inside, min(sum, most))
+		}
+	}
+	groups = make([][]int, len(stakes))
+	capOf := make([]int, len(stakes)) // 1 + the index
+	for i := range stakes {
+		side, y := []int{}, i
+		for ; y >= 0 && level[y] == 0 && side != nil; y = stakes[y].parent {
+			excess := -stakes[y].lacks()
+			if excess <= 0 {
+				side = nil
+				break
+			}
+			if capOf[y] == 0 {
+				caps = append(caps, excess)
+				capOf[y] = len(caps)
+			}
+			side = append(side, capOf[y]-1)
+		}
+		meet := len(outside) // the top
+		if y >= 0 {
+			meet = level[y] - 1
+		}
+		if side == nil || meet == 0 || outside[meet-1] == nil {
+			continue
+		}
+		groups[i] = append(side, outside[meet-1]...)
+		slices.Sort(groups[i])
+	}
+	return caps, groups, outside[len(outside)-1]
+}
+
+// lendings is, by stake, how much can be taken of what the subtree has if no guarantee in it suffers.
+func lendings(stakes []stake) []int64 {
+	lent, below := make([]int64, len(stakes)), make([]int64, len(stakes))
+	for i := len(stakes) - 1; i >= 0; i-- {
+		s := &stakes[i]
+		direct := s.running - below[i]
+		lent[i] = max(0, min(-s.lacks(), plus(direct, lent[i])))
+		if s.parent >= 0 {
+			below[s.parent] += s.running
+			lent[s.parent] = plus(lent[s.parent], lent[i])
+		}
+	}
+	return lent
+}
