@@ -30,6 +30,8 @@ type Book struct {
 	// ended are claims that ended and may still be missing in the books; sweep says that some may not be any more.
 	ended map[string]*entry
 	sweep bool
+	// ahead are claims with moments more than a day after now, which are cut for now.
+	ahead map[string]*entry
 }
 
 // queue is what a queue's subtree has.
@@ -85,6 +87,7 @@ func NewBook() *Book {
 		checkpoints: map[string]known{},
 		entries:     map[string]*entry{},
 		ended:       map[string]*entry{},
+		ahead:       map[string]*entry{},
 	}
 }
 
@@ -114,6 +117,7 @@ func (b *Book) rebuild() {
 		}
 	}
 	b.ends = b.ends[:0]
+	clear(b.ahead)
 	for _, e := range b.entries {
 		b.link(e)
 	}
@@ -171,6 +175,7 @@ func (b *Book) Set(c Claim) {
 	} else {
 		b.unlink(e)
 		delete(b.ended, c.ID)
+		delete(b.ahead, c.ID)
 	}
 	*e = entry{claim: c}
 	if !e.runs() {
@@ -189,6 +194,7 @@ func (b *Book) Delete(id string) {
 	b.unlink(e)
 	delete(b.entries, id)
 	delete(b.ended, id)
+	delete(b.ahead, id)
 }
 
 // link adds the claim to its queue and all above.
@@ -198,8 +204,11 @@ func (b *Book) link(e *entry) {
 	if c.Start <= 0 {
 		c.Start = b.now
 	}
-	ahead := plus(b.now, 86400)
-	e.start, e.end = min(c.Start, ahead), min(c.End, ahead)
+	tomorrow := plus(b.now, 86400)
+	e.start, e.end = min(c.Start, tomorrow), min(c.End, tomorrow)
+	if e.start != c.Start || e.end != c.End {
+		b.ahead[c.ID] = e
+	}
 	e.rate, e.milliGPU = max(c.Rate, 0), max(c.MilliGPU, 0)
 	e.rolling = e.runs() && (c.Runtime <= 0 || e.planned() <= b.now)
 	if e.queue == nil {
@@ -288,6 +297,14 @@ func (b *Book) Advance(now int64) {
 		e := b.ends[0]
 		b.unlink(e)
 		b.link(e)
+	}
+	if len(b.ahead) > 0 {
+		ahead := b.ahead
+		b.ahead = map[string]*entry{}
+		for _, e := range ahead {
+			b.unlink(e)
+			b.link(e)
+		}
 	}
 	b.forget()
 }
