@@ -49,34 +49,31 @@ type queue struct {
 	account   *account // nil without a budget
 }
 
-// entry is a claim of the book.
+// entry is a claim of the book. What every count reads comes first.
 type entry struct {
-	claim Claim
-	queue *queue // nil where there is none
-	at    int    // in queue.claims
-	// The claim's, made sane: moments of broken clocks are no more than a day ahead.
-	start, end, rate, milliGPU int64
-	// rolling says that the claim runs and holds RollingHold from now; where it is false, a claim that runs is in the heap.
-	rolling bool
-	heapAt  int // -1 where it is not in the heap
+	// start, to, rate and milliGPU are the claim's, made sane: moments of broken clocks are no more than a day ahead. To is when it ended, or
+	// is to end by what it said.
+	start, to, rate, milliGPU int64
+	// live says that it has not ended, rolling that it runs and holds RollingHold from now. One that runs and does not roll is in the heap.
+	live, rolling bool
+	at            int    // in queue.claims
+	heapAt        int    // -1 where it is not in the heap
+	queue         *queue // nil where there is none
+	claim         Claim
 }
 
 // until is when the claim's hold ends.
 func (e *entry) until(rolling int64) int64 {
-	switch {
-	case !e.runs():
-		return e.end
-	case e.rolling:
+	if e.rolling {
 		return rolling
-	default:
-		return e.planned()
 	}
+	return e.to
 }
 
-// planned is when the claim is to end by what it said.
-func (e *entry) planned() int64 { return plus(e.start, min(e.claim.Runtime, maxHold)) }
+// planned is when a claim that runs is to end by what it said.
+func (e *entry) planned() int64 { return e.to }
 
-func (e *entry) runs() bool { return e.claim.End == 0 }
+func (e *entry) runs() bool { return e.live }
 
 // NewBook is a book without queues.
 func NewBook() *Book {
@@ -178,7 +175,7 @@ func (b *Book) Set(c Claim) {
 		delete(b.ahead, c.ID)
 	}
 	*e = entry{claim: c}
-	if !e.runs() {
+	if c.End != 0 {
 		b.ended[c.ID] = e
 		b.sweep = true
 	}
@@ -205,22 +202,28 @@ func (b *Book) link(e *entry) {
 		c.Start = b.now
 	}
 	tomorrow := plus(b.now, 86400)
-	e.start, e.end = min(c.Start, tomorrow), min(c.End, tomorrow)
-	if e.start != c.Start || e.end != c.End {
+	e.start, e.to = min(c.Start, tomorrow), min(c.End, tomorrow)
+	if e.start != c.Start || e.to != c.End {
 		b.ahead[c.ID] = e
 	}
 	e.rate, e.milliGPU = max(c.Rate, 0), max(c.MilliGPU, 0)
-	e.rolling = e.runs() && (c.Runtime <= 0 || e.planned() <= b.now)
+	e.live = c.End == 0
+	if e.live {
+		e.to = plus(e.start, min(max(c.Runtime, 0), maxHold))
+		e.rolling = e.to <= b.now || c.Runtime <= 0
+	} else {
+		e.rolling = false
+	}
 	if e.queue == nil {
 		return
 	}
 	e.at = len(e.queue.claims)
 	e.queue.claims = append(e.queue.claims, e)
-	if e.runs() && !e.rolling {
+	if e.live && !e.rolling {
 		heap.Push(&b.ends, e)
 	}
 	for q := e.queue; q != nil; q = q.parent {
-		if e.runs() {
+		if e.live {
 			q.running.add(e.milliGPU, 1)
 			sum := q.byClass[c.Class]
 			sum.add(e.milliGPU, 1)
@@ -238,7 +241,7 @@ func (b *Book) unlink(e *entry) {
 		return
 	}
 	for q := e.queue; q != nil; q = q.parent {
-		if e.runs() {
+		if e.live {
 			q.running.sub(e.milliGPU, 1)
 			sum := q.byClass[e.claim.Class]
 			sum.sub(e.milliGPU, 1)
@@ -293,7 +296,7 @@ func (b *Book) Advance(now int64) {
 			a.roll(before, b.rollingEnd())
 		}
 	}
-	for len(b.ends) > 0 && b.ends[0].planned() <= now {
+	for len(b.ends) > 0 && b.ends[0].to <= now {
 		e := b.ends[0]
 		b.unlink(e)
 		b.link(e)
@@ -319,7 +322,7 @@ func (b *Book) forget() {
 		needed := false
 		for q := e.queue; q != nil && !needed; q = q.parent {
 			a := q.account
-			needed = a != nil && e.end > max(a.asOf, a.periods[0].start)
+			needed = a != nil && e.to > max(a.asOf, a.periods[0].start)
 		}
 		if !needed {
 			b.Delete(id)
@@ -372,7 +375,7 @@ func (b *Book) Holder(id string) (Claim, bool) {
 type endings []*entry
 
 func (h endings) Len() int           { return len(h) }
-func (h endings) Less(i, j int) bool { return h[i].planned() < h[j].planned() }
+func (h endings) Less(i, j int) bool { return h[i].to < h[j].to }
 func (h endings) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].heapAt, h[j].heapAt = i, j

@@ -271,8 +271,8 @@ func modelTree(t testing.TB) *Tree {
 		}
 	}
 	tree, problems := NewTree([]Spec{
-		{Name: "root", Weight: 1, Share: Share{Limit: 60000}, Budget: hold(14000, PeriodMonth, "America/New_York", 10)},
-		{Name: "a", Parent: "root", Weight: 1, Share: Share{Limit: 40000}, Budget: hold(1900, PeriodWeek, "UTC", 50)},
+		{Name: "root", Weight: 1, Share: Share{Limit: 60000}, Budget: hold(9000, PeriodMonth, "America/New_York", 10)},
+		{Name: "a", Parent: "root", Weight: 1, Share: Share{Limit: 40000}, Budget: hold(1000, PeriodWeek, "UTC", 50)},
 		{Name: "b", Parent: "root", Weight: 1, Share: Share{Limit: NoLimit}},
 		{Name: "a1", Parent: "a", Weight: 1, Share: Share{Limit: 30000}, Budget: hold(150, PeriodDay, "Europe/Berlin", 0)},
 		{Name: "a2", Parent: "a", Weight: 1, Share: Share{Limit: NoLimit}},
