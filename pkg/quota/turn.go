@@ -65,9 +65,11 @@ func (b *Book) Turns(c Contest) []bool {
 		// What is held on nodes that are not there now counts too, and so that no share is of nothing, a little of each class.
 		n.capacity[i] = max(plus(n.capacity[i], n.idle[i]), c.Capacity[name], 1)
 	}
-	index := make(map[string]int, len(names))
+	index := make(map[string]int, len(names)) // of the queues that are valid
 	for i, name := range names {
-		index[name] = i
+		if b.queues[name].node.problem == "" {
+			index[name] = i
+		}
 	}
 	may := make([]bool, len(c.Waiting))
 	which := make([]int, 0, len(c.Waiting))
@@ -83,7 +85,7 @@ func (b *Book) Turns(c Contest) []bool {
 			continue
 		}
 		queue, ok := index[name]
-		if !ok || b.queues[name].node.problem != "" {
+		if !ok {
 			continue
 		}
 		bid := b.bid(w, models)

@@ -90,7 +90,9 @@ type line struct {
 }
 
 // decide says of each bid whether it may try now.
-func (c contest) decide() []bool {
+func (c contest) decide() []bool { return c.fill().may }
+
+func (c contest) fill() *filling {
 	f := &filling{contest: c, may: make([]bool, len(c.bids)), give: make([]int64, len(c.idle)), left: make([]int64, len(c.idle))}
 	for i, n := range c.idle {
 		f.left[i] = max(n, 0)
@@ -114,7 +116,7 @@ func (c contest) decide() []bool {
 		f.rise(n)
 	}
 	f.leavings()
-	return f.may
+	return f
 }
 
 // enlist makes the contenders. The jobs right in a queue become a child of it that is guaranteed nothing, so that they compete with
@@ -265,7 +267,13 @@ func (f *filling) retire(n int) {
 // order is the order within a queue.
 func (f *filling) order(a, b int) int {
 	x, y := &f.bids[a], &f.bids[b]
-	return cmp.Or(cmp.Compare(y.priority, x.priority), cmp.Compare(x.queued, y.queued), cmp.Compare(x.id, y.id), cmp.Compare(a, b))
+	switch {
+	case x.priority != y.priority:
+		return cmp.Compare(y.priority, x.priority)
+	case x.queued != y.queued:
+		return cmp.Compare(x.queued, y.queued)
+	}
+	return cmp.Or(cmp.Compare(x.id, y.id), cmp.Compare(a, b))
 }
 
 // lacking reports whether a queue above lacks something of its guarantee.

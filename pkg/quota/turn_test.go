@@ -62,7 +62,9 @@ func stuck(w *Waiting) { w.Stuck = true }
 
 func priority(p int32) func(*Waiting) { return func(w *Waiting) { w.Job[0].Priority = p } }
 
-func age(seconds int64) func(*Waiting) { return func(w *Waiting) { w.Job[0].Queued = turnsNow - seconds } }
+func age(seconds int64) func(*Waiting) {
+	return func(w *Waiting) { w.Job[0].Queued = turnsNow - seconds }
+}
 
 func lasts(seconds int64) func(*Waiting) { return func(w *Waiting) { w.Job[0].Runtime = seconds } }
 
