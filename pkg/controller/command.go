@@ -134,6 +134,8 @@ func (c *config) run(ctx context.Context) error {
 		return fmt.Errorf("--kubeconfig is %q: %w", c.kubeconfig, err)
 	}
 	base.UserAgent, base.QPS, base.Burst = rest.DefaultKubernetesUserAgent(), c.qps, c.burst
+	// An API server that will not serve a version for ever says so with every answer.
+	base.WarningHandler = rest.NewWarningWriter(os.Stderr, rest.WarningWriterOptions{Deduplicate: true})
 	client, err := kubernetes.NewForConfig(base)
 	if err != nil {
 		return err

@@ -44,7 +44,9 @@ func TestManifests(t *testing.T) {
 			objects := applyManifests(t, cp)
 			t.Run("applying again changes nothing", func(t *testing.T) { applyManifests(t, cp) })
 			t.Run("policies compile against the types", func(t *testing.T) { testPolicyTypes(t, cp) })
-			t.Run("the scheduler's pods are admitted", func(t *testing.T) { testSchedulerPod(t, cp) })
+			t.Run("the scheduler's pods are admitted", func(t *testing.T) {
+				admitted(t, cp, find[appsv1.Deployment](t, objects, "Deployment", "weft-scheduler"))
+			})
 			t.Run("the pods of the node are admitted", func(t *testing.T) { testNodePods(t, cp) })
 			t.Run("rights", func(t *testing.T) { testRights(t, cp) })
 			t.Run("rights of the node agent", func(t *testing.T) { testNodeRights(t, cp) })
@@ -129,43 +131,45 @@ func testPolicyTypes(t *testing.T, cp *playground.ControlPlane) {
 	}
 }
 
-// testSchedulerPod makes the pod that the Deployment would: it has to pass the namespace's security level, and its
-// priority class has to exist.
-func testSchedulerPod(t *testing.T, cp *playground.ControlPlane) {
-	client := clientset(t, cp.AdminConfig())
-	d, err := client.AppsV1().Deployments("weft-system").Get(t.Context(), "weft-scheduler", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+// admitted is the pod that the Deployment would make: it has to pass the namespace's security level, and its priority class has
+// to exist.
+func admitted(t *testing.T, cp *playground.ControlPlane, d *appsv1.Deployment) *corev1.Pod {
+	t.Helper()
 	pod := &corev1.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec}
-	pod.GenerateName = "weft-scheduler-"
+	pod.GenerateName = d.Name + "-"
 	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	if _, err := client.CoreV1().Pods("weft-system").Create(t.Context(), pod, dryRun); err != nil {
-		t.Fatal(err)
+	if _, err := clientset(t, cp.AdminConfig()).CoreV1().Pods(d.Namespace).Create(t.Context(), pod, dryRun); err != nil {
+		t.Error(err)
 	}
+	return pod
 }
 
 type right struct{ verb, group, resource, subresource, namespace, name string }
 
-// may reports whether the service account has the right.
-func may(t *testing.T, cp *playground.ControlPlane, namespace, account string, r right) bool {
+// rights checks that the service account has the first rights and none of the others.
+func rights(t *testing.T, cp *playground.ControlPlane, namespace, account string, has, hasNot []right) {
 	t.Helper()
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User:   "system:serviceaccount:" + namespace + ":" + account,
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace, Name: r.name,
-		},
-	}}
-	out, err := clientset(t, cp.AdminConfig()).AuthorizationV1().SubjectAccessReviews().Create(t.Context(), review, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
+	reviews := clientset(t, cp.AdminConfig()).AuthorizationV1().SubjectAccessReviews()
+	for i, r := range slices.Concat(has, hasNot) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:   "system:serviceaccount:" + namespace + ":" + account,
+			Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace, Name: r.name,
+			},
+		}}
+		out, err := reviews.Create(t.Context(), review, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := i < len(has); out.Status.Allowed != want {
+			t.Errorf("%s has the right %+v: %v, want %v", account, r, out.Status.Allowed, want)
+		}
 	}
-	return out.Status.Allowed
 }
 
 func testRights(t *testing.T, cp *playground.ControlPlane) {
-	for _, r := range []right{
+	rights(t, cp, "weft-system", "weft-scheduler", []right{
 		{"watch", "", "pods", "", "", ""},
 		{"watch", "", "nodes", "", "", ""},
 		{"create", "", "pods", "binding", "team", "a"},
@@ -181,12 +185,7 @@ func testRights(t *testing.T, cp *playground.ControlPlane) {
 		{"create", "authentication.k8s.io", "tokenreviews", "", "", ""},
 		{"create", "authorization.k8s.io", "subjectaccessreviews", "", "", ""},
 		{"get", "", "configmaps", "", "kube-system", "extension-apiserver-authentication"},
-	} {
-		if !may(t, cp, "weft-system", "weft-scheduler", r) {
-			t.Errorf("the scheduler may not %+v", r)
-		}
-	}
-	for _, r := range []right{
+	}, []right{
 		{"update", "", "pods", "", "team", "a"},
 		{"patch", "", "pods", "", "team", "a"},
 		{"create", "", "pods", "", "team", ""},
@@ -205,11 +204,7 @@ func testRights(t *testing.T, cp *playground.ControlPlane) {
 		{"create", "", "serviceaccounts", "token", "weft-system", "weft-scheduler"},
 		{"impersonate", "", "users", "", "", "admin"},
 		{"update", "admissionregistration.k8s.io", "validatingadmissionpolicies", "", "", "gpu-assignment.weft.sh"},
-	} {
-		if may(t, cp, "weft-system", "weft-scheduler", r) {
-			t.Errorf("the scheduler may %+v and should not", r)
-		}
-	}
+	})
 }
 
 func testExamples(t *testing.T, cp *playground.ControlPlane) {
