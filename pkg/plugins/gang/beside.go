@@ -3,7 +3,6 @@ package gang
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -59,30 +58,34 @@ func (q *question) verify(ctx context.Context, res *gang.Result) (at gang.Placem
 		}
 		on[p.Node] = append(on[p.Node], p.Member)
 	}
+	if status := q.settle(ctx, all.states); !status.IsSuccess() {
+		return at, all, status
+	}
 	for _, p := range res.Placements {
+		pod, with := q.pods[p.Member], all.infos[p.Node]
 		// The node is made anew without the member: taken off again it could take with it what another has too, such as a port.
-		without := inPlace{infos: maps.Clone(all.infos), states: all.states}
-		without.infos[p.Node] = q.infos[p.Node].Snapshot()
+		without := q.infos[p.Node].Snapshot()
 		for _, member := range on[p.Node] {
 			if there, err := podOn(q.pods[member], q.Nodes[p.Node].Name); err != nil {
-				return p, without, fwk.AsStatus(err)
+				return p, all, fwk.AsStatus(err)
 			} else if member != p.Member {
-				without.infos[p.Node].AddPodInfo(there)
+				without.AddPodInfo(there)
 			}
 		}
-		if status := q.tell(ctx, all.states, q.pods[p.Member], without.infos[p.Node], false); !status.IsSuccess() {
-			return p, without, status
+		if status := q.tell(ctx, all.states, pod, without, false); !status.IsSuccess() {
+			return p, all, status
 		}
-		status := q.filter(ctx, without, p.Member, p.Node)
+		status := q.pl.handle.RunFilterPlugins(ctx, all.states[q.Members[p.Member].Shape], pod, without)
 		if status.IsRejected() {
 			if at, there, status := q.verifyInOrder(ctx, res); !status.IsSuccess() {
 				return at, there, status
 			}
 		}
 		if !status.IsSuccess() {
-			return p, without, status
+			all.infos[p.Node] = without
+			return p, all, status
 		}
-		if status := q.tell(ctx, all.states, q.pods[p.Member], all.infos[p.Node], true); !status.IsSuccess() {
+		if status := q.tell(ctx, all.states, pod, with, true); !status.IsSuccess() {
 			return p, all, status
 		}
 	}
@@ -133,22 +136,6 @@ func (q *question) add(ctx context.Context, states []fwk.CycleState, pod *v1.Pod
 
 // tell tells the states that the pod is on the node now, or no longer.
 func (q *question) tell(ctx context.Context, states []fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo, added bool) *fwk.Status {
-	if status := q.tellOnce(ctx, states, pod, info, added); !status.IsSuccess() {
-		return status
-	}
-	// PodTopologySpread knows the domain with the fewest pods for certain only after PreFilter: of all but the two that had the fewest
-	// then, it takes note when their number becomes less. So it becomes one more and one less in each.
-	for _, marker := range q.markers {
-		for _, added := range []bool{true, false} {
-			if status := q.tellOnce(ctx, states, q.pods[0], marker, added); !status.IsSuccess() {
-				return status
-			}
-		}
-	}
-	return nil
-}
-
-func (q *question) tellOnce(ctx context.Context, states []fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo, added bool) *fwk.Status {
 	there, err := podOn(pod, info.Node().Name)
 	if err != nil {
 		return fwk.AsStatus(err)
@@ -165,28 +152,48 @@ func (q *question) tellOnce(ctx context.Context, states []fwk.CycleState, pod *v
 	return nil
 }
 
+// settle makes the states exact after pods were added. PodTopologySpread knows the domain with the fewest pods for certain only after
+// PreFilter: of all domains but the two that had the fewest then, it takes note when their number becomes less. Otherwise it takes the
+// fewest for more than they are, and lets on a node what is too much there. So in each domain it becomes one more and one less.
+func (q *question) settle(ctx context.Context, states []fwk.CycleState) *fwk.Status {
+	for _, marker := range q.markers {
+		for _, added := range []bool{true, false} {
+			if status := q.tell(ctx, states, q.pods[0], marker, added); !status.IsSuccess() {
+				return status
+			}
+		}
+	}
+	return nil
+}
+
 // findMarkers finds a node of each domain that spread constraints of the shapes tell apart, where there are more than two.
 func (q *question) findMarkers() {
-	seen := map[string]bool{}
-	q.markers = nil
 	keys := topologyKeys(q.shapes, true)
+	if len(keys) == 0 {
+		return
+	}
+	var affinities []nodeaffinity.RequiredNodeAffinity
+	for _, s := range q.shapes {
+		affinities = append(affinities, nodeaffinity.GetRequiredNodeAffinity(s.pod))
+	}
+	seen := map[string]bool{}
 	for _, info := range q.all {
 		n := info.Node()
 		var b strings.Builder
 		for _, k := range keys {
 			fmt.Fprintf(&b, "%s\x00", n.Labels[k])
 		}
-		for _, s := range q.shapes {
-			match, err := nodeaffinity.GetRequiredNodeAffinity(s.pod).Match(n)
+		for _, a := range affinities {
+			match, err := a.Match(n)
 			fmt.Fprintf(&b, "%t %t\x00", match, err == nil)
 		}
-		fmt.Fprint(&b, n.Spec.Taints)
+		fmt.Fprint(&b, n.Spec.Taints) // a constraint may count nodes without taints only
 		if k := b.String(); !seen[k] {
 			seen[k] = true
 			q.markers = append(q.markers, info)
 		}
 	}
-	if len(keys) == 0 || len(q.markers) < 3 {
+	if len(q.markers) < 3 {
 		q.markers = nil
 	}
 }

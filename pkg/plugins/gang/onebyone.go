@@ -165,7 +165,10 @@ func (s *oneByOne) placeOne(ctx context.Context, there inPlace, member int, node
 		}
 		ok = true
 		s.asked += len(s.q.markers)
-		return s.q.add(ctx, there.states, s.q.pods[member], s.q.touch(there, node)).AsError()
+		if status := s.q.add(ctx, there.states, s.q.pods[member], s.q.touch(there, node)); !status.IsSuccess() {
+			return status.AsError()
+		}
+		return s.q.settle(ctx, there.states).AsError()
 	}
 	var later []int
 	refusing := map[string]bool{}

@@ -44,7 +44,7 @@ type question struct {
 	holds   []*gpufit.Hold
 	widened bool
 
-	// markers are nodes of different domains; see tell.
+	// markers are nodes of different domains; see settle.
 	markers []fwk.NodeInfo
 	// tightened says that the limits are no longer only what each node says by itself.
 	tightened bool
