@@ -1,0 +1,237 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/queues"
+	"weft.sh/weft/pkg/quota"
+)
+
+// hold is the claim of a pod that is being bound.
+type hold struct {
+	claim quota.Claim
+	gang  gang.Key
+	// own says that the pod has passed Reserve itself: then its own Unreserve or its binding ends the hold. Without it the hold is for a
+	// member of a gang whose turn is yet to come, or for a pod of which it is not known whether it is bound, and lasts as long as
+	// the pod has GPUs in the cache.
+	own bool
+}
+
+// errOverQuota says that the queue had room when the pod was let through, and has none any more.
+var errOverQuota = errors.New("the queue has given to others meanwhile")
+
+// reserve checks the job against its queue once more, and takes the hold: for the whole gang at once, as far as it is planned. on is
+// the pod's node.
+func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
+	if !s.active.Load() {
+		return nil
+	}
+	nodes := s.informers.Core().V1().Nodes().Lister()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.idOf(pod)
+	claim, ok := s.set.ClaimOn(pod, on)
+	if h := s.holds[pod.UID]; !ok || h != nil && h.claim.Rate == claim.Rate && h.claim.Queue == claim.Queue {
+		if h != nil {
+			h.own = true // it was taken for it with the first member's
+		}
+		return nil
+	}
+	claims := quota.Job{claim}
+	if id.gang != (gang.Key{}) {
+		for _, p := range s.gangs.Members(id.gang) {
+			if p.UID == pod.UID || p.Spec.NodeName != "" || s.holds[p.UID] != nil {
+				continue
+			}
+			name, _, _, planned := s.options.GPUs.Cache().Holding(string(p.UID))
+			if !planned {
+				continue
+			}
+			node, err := nodes.Get(name)
+			if err != nil {
+				return fmt.Errorf("node %s of %s/%s: %w", name, p.Namespace, p.Name, err)
+			}
+			if c, ok := s.set.ClaimOn(p, node); ok {
+				claims = append(claims, c)
+			}
+		}
+	}
+	if _, v := s.set.QueueOf(pod); !v.OK() {
+		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
+	}
+	// Of other members that are bound or hold already the book knows.
+	if v := s.book.Admit(claims); claim.Queue != "" && !v.OK() {
+		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
+	}
+	now := s.now().Unix()
+	for i := range claims {
+		claims[i].Start = now
+		s.holds[types.UID(claims[i].ID)] = &hold{claim: claims[i], gang: id.gang, own: i == 0}
+		s.book.Set(claims[i])
+	}
+	s.changed()
+	return nil
+}
+
+// unreserve gives the pod's hold back, and with it those of members of its gang that are not planned any more. Whoever still has GPUs
+// in the cache keeps his: he is tried again on the same place, or nobody knows whether he is bound. Plugins Gang and GPUFit have done
+// theirs before.
+func (s *State) unreserve(pod *v1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.holds[pod.UID]
+	if h == nil {
+		return
+	}
+	h.own = false
+	s.release(func(uid types.UID, other *hold) bool { return uid == pod.UID || other.gang == h.gang && h.gang != (gang.Key{}) })
+}
+
+// release gives back the holds, of those that are asked for, whose pods have no GPUs in the cache. The lock is held.
+func (s *State) release(which func(types.UID, *hold) bool) {
+	for uid, h := range s.holds {
+		if h.own || !which(uid, h) {
+			continue
+		}
+		if _, _, _, ok := s.options.GPUs.Cache().Holding(string(uid)); !ok {
+			delete(s.holds, uid)
+			s.book.Delete(string(uid))
+			s.free()
+		}
+	}
+}
+
+// changed says that the book did. The lock is held.
+func (s *State) changed() {
+	s.version++
+	s.kick()
+}
+
+// free says that something became free. The lock is held.
+func (s *State) free() {
+	s.freed++
+	s.changed()
+}
+
+// podSeen is for a pod that came or changed.
+func (s *State) podSeen(obj any) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return
+	}
+	switch {
+	case !podspec.Bound(pod) && pod.Spec.NodeName != "":
+		s.podGone(pod)
+	case pod.Spec.NodeName != "" && s.active.Load():
+		s.bound(pod)
+	default:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if w := s.waiting[pod.UID]; w != nil && w.pod != pod {
+			if w.pod.Generation != pod.Generation || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations) {
+				s.changed()
+			}
+			s.note(pod)
+		}
+	}
+}
+
+// bound has the book count a pod that is.
+func (s *State) bound(pod *v1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(pod.UID)
+	was, known := s.running[pod.UID]
+	claim, ok := s.claimBound(s.set, pod)
+	if !ok || known && was == claim {
+		return
+	}
+	s.running[pod.UID] = claim
+	delete(s.holds, pod.UID)
+	s.book.Set(claim)
+	s.changed()
+}
+
+// claimBound is the claim of a bound pod. On a node that is not known (any more) it stays what it was.
+func (s *State) claimBound(set *queues.Set, pod *v1.Pod) (quota.Claim, bool) {
+	node, err := s.informers.Core().V1().Nodes().Lister().Get(pod.Spec.NodeName)
+	if err != nil {
+		if was, known := s.running[pod.UID]; known {
+			return was, true
+		}
+		if h := s.holds[pod.UID]; h != nil {
+			return h.claim, true
+		}
+		node = nil
+	}
+	return set.Claim(pod, node)
+}
+
+// podGone is for a pod that ended or was deleted. What it held stays on the book with its end, until the books have it: kube-scheduler's
+// informer hides ended pods, so the end is often not known better than as now.
+func (s *State) podGone(obj any) {
+	tombstone, missed := obj.(cache.DeletedFinalStateUnknown)
+	if missed {
+		obj = tombstone.Obj
+	}
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(pod.UID)
+	claim, ran := s.running[pod.UID]
+	if h := s.holds[pod.UID]; h != nil {
+		delete(s.holds, pod.UID)
+		if claim = h.claim; !ran && !missed && pod.Spec.NodeName == "" {
+			s.book.Delete(claim.ID)
+			s.free()
+			return
+		}
+		ran = true // bound and ended, and an event was missed
+	}
+	if !ran {
+		return
+	}
+	delete(s.running, pod.UID)
+	claim.End = s.now().Unix()
+	if c, ok := s.set.Claim(pod, nil); ok && c.End != 0 {
+		claim.End = min(claim.End, c.End)
+	}
+	claim.End = max(claim.End, claim.Start)
+	s.book.Set(claim)
+	s.free()
+}
+
+// recount makes the claims of all bound pods anew: a queue, a class or a node changed.
+func (s *State) recount() {
+	pods := s.pods()
+	for chunk := range slices.Chunk(pods, chunkSize) {
+		s.mu.Lock()
+		for _, pod := range chunk {
+			was, known := s.running[pod.UID]
+			if !known || pod.Spec.NodeName == "" {
+				continue
+			}
+			if claim, ok := s.claimBound(s.set, pod); ok && claim != was {
+				s.running[pod.UID] = claim
+				s.book.Set(claim)
+				s.changed()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// chunkSize is how many pods or jobs are looked at without letting PreEnqueue in between.
+const chunkSize = 64

@@ -1,0 +1,66 @@
+// Package queue is the scheduler plugin Queue: a pod starts when its queue, and every queue above it, has GPUs and GPU-hours left for it.
+//
+//	PreEnqueue   holds pods back whose queue says no (quota.Book.Admit), and those whose turn it is not (quota.Book.Turns)
+//	PreFilter    asks again, for the answer may be out of date
+//	Filter       refuses nodes whose GPUs count more than the budget has left
+//	PostFilter   notes that there is no place for the pod: what is idle is not kept for it
+//	Reserve      decides, and takes the hold: of a gang once, for all members
+//	Unreserve    gives the hold back
+//	SignPod      pods of one queue and run time share results (opportunistic batching)
+//
+// The arithmetic is package quota's, and what a pod asks and holds is read by package queues. All profiles of a process share one
+// [State]. Without Queue objects, or without their definition, every pod passes and nothing is remembered. There are no arguments.
+//
+// # Where it stands among other plugins
+//
+// Before Gang in PreFilter, so that nothing is planned for who may not start; before GPUFit in Reserve, so that Unreserve, which runs
+// the other way round, finds in the cache of GPUFit who still has GPUs; before Gang in PostFilter, which ends it for members. The order
+// of PreEnqueue plugins is not defined: Gang and Queue may each hold a member back, and each activates it by itself.
+//
+// # What a pod is told
+//
+// A pod that waits because of its queue has the condition PodScheduled False with the name of a quota.Reason as reason and the figures as
+// message, and an event QueueGated. The reason is never Unschedulable, for which cluster autoscalers buy nodes that would not help.
+// The condition is written off the hot path, when the reason changes, and once a minute when only figures do; a pod whose turn it is not
+// is told after five seconds. A stale Unschedulable of an earlier attempt is replaced. Nothing is written when the pod is let through.
+//
+// Between PreEnqueue and Reserve others may take what was left. Then PreFilter and Reserve end the cycle with an error rather than a
+// rejection: kube-scheduler makes the condition's reason SchedulerError of it, which autoscalers do not act on, and puts the pod back
+// through PreEnqueue, which holds it and has the condition say why. A pod is Unschedulable only when the cheapest GPUs that it may run
+// on are within its budget and it finds none of them free: then nodes would help.
+//
+// A job is asked about at the cheapest class of GPUs that it may run on; which nodes are dearer than the budget allows shows in Filter, for
+// each pod alone, and is decided at Reserve for the whole gang on the nodes of its plan.
+//
+// # Gangs
+//
+// All members of a gang are one job: those that run, and those that wait and are not held by scheduling gates, also members above the
+// minimum. They are held back together, with the same message. The first member's Reserve checks and takes the holds of all members that
+// the plan has a place for. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
+// plan, stays when a bind is tried again on the same place or nobody knows whether it succeeded, and never outlives both.
+// A native PodGroup of the basic policy is no gang: its pods are jobs by themselves.
+//
+// # What wakes a pod
+//
+// No event of the framework: a worker judges all jobs anew, at most every 50 ms, when a Queue, a GPUClass, a namespace or a node changes,
+// when a claim begins or ends, and at each second, when periods, windows and rolling holds move; it activates the pods of which the
+// answer changed. That goes both ways: a pod that was refused for want of room and is over its budget since is held back, too.
+//
+// # Turns
+//
+// When jobs of more than one queue wait, and quota lets them, their turns are decided by the worker ([quota.Book.Turns]); a new job waits
+// for that, some 50 ms. A job that was tried and found no place is passed over until GPUs become free; so is one that has its turn for five
+// seconds and is not tried, because another plugin holds it back. When nobody is about to take what is idle, all may try: those without
+// room are refused and seen by autoscalers. Within one queue the scheduling queue's order decides: priority, then age.
+//
+// # After a restart
+//
+// Claims come from the bound pods, and from pods that ended and still exist; used hours from the statuses of the queues. Nothing is decided
+// before all of it is read. Of a pod that ended and was deleted while no scheduler ran only the ledger knows: its last seconds
+// count when the controller has written them, which it does every 15 seconds.
+//
+// # Concurrency
+//
+// PreEnqueue runs under the lock of the scheduling queue and takes that of State; nothing of the scheduler is called while that is held.
+// The worker lets go of it after every 64 jobs.
+package queue

@@ -1,0 +1,314 @@
+package queue
+
+import (
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/metrics"
+	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/queues"
+	"weft.sh/weft/pkg/quota"
+)
+
+// jobID is a gang, or a pod by itself.
+type jobID struct {
+	gang gang.Key
+	uid  types.UID
+}
+
+// job is what waits and starts together.
+type job struct {
+	id      jobID
+	members map[types.UID]*waiter
+	// claims are those of all members that run or wait, asked by PreEnqueue or not, as of version and set.
+	claims  quota.Job
+	verdict verdict
+	version uint64
+	set     *queues.Set
+	// queue is that of the claims, and eligible says that it is counted in State.eligible.
+	queue    string
+	eligible bool
+	// turn says that the job may try now if others want the same; given is since when.
+	turn  turn
+	given time.Time
+	// stuck is State.freed when the scheduler last found no place for it, and absent that it did not try it at all when it could:
+	// somebody else holds it back.
+	stuck  uint64
+	absent bool
+	// dear is a claim that the budget did not allow on a dear class of GPUs, nil for none.
+	dear *quota.Claim
+}
+
+// turn is what is known of a job's turn.
+type turn uint8
+
+const (
+	unasked turn = iota
+	granted
+	denied
+)
+
+// verdict is the answer for a job, with its message in full: "" to go ahead.
+type verdict struct {
+	quota.Verdict
+	message string
+}
+
+// waiter is a pod that waits.
+type waiter struct {
+	pod *v1.Pod
+	job *job
+	// gated is what PreEnqueue last said.
+	gated bool
+	// claim is the pod's, as of claimed and set.
+	claim   quota.Claim
+	asks    bool
+	claimed *v1.Pod
+	set     *queues.Set
+}
+
+// idOf is the job of the pod. Pods of a native PodGroup that is no gang are by themselves.
+func (s *State) idOf(pod *v1.Pod) jobID {
+	k, ok := podgroup.KeyOf(pod)
+	if !ok {
+		return jobID{uid: pod.UID}
+	}
+	if k.Source == gang.SourceNative {
+		if _, err := s.gangs.Spec(k); err != nil {
+			return jobID{uid: pod.UID} // no gang, or no such group: then others hold it back
+		}
+	}
+	return jobID{gang: k}
+}
+
+// note makes the pod one that waits. The lock is held.
+func (s *State) note(pod *v1.Pod) *waiter {
+	id := s.idOf(pod)
+	w := s.waiting[pod.UID]
+	if w != nil && w.job.id != id {
+		s.drop(pod.UID)
+		w = nil
+	}
+	if w == nil {
+		j := s.jobs[id]
+		if j == nil {
+			j = &job{id: id, members: map[types.UID]*waiter{}}
+			s.jobs[id] = j
+		}
+		w = &waiter{job: j}
+		j.members[pod.UID], s.waiting[pod.UID] = w, w
+	}
+	if w.pod != pod {
+		w.pod, w.job.set = pod, nil
+	}
+	return w
+}
+
+// drop forgets a pod that waits no more. The lock is held.
+func (s *State) drop(uid types.UID) {
+	w := s.waiting[uid]
+	if w == nil {
+		return
+	}
+	delete(s.waiting, uid)
+	delete(w.job.members, uid)
+	w.job.set = nil
+	if len(w.job.members) == 0 {
+		s.count(w.job, false)
+		delete(s.jobs, w.job.id)
+	}
+}
+
+// count keeps State.eligible. The lock is held.
+func (s *State) count(j *job, eligible bool) {
+	if j.eligible == eligible {
+		return
+	}
+	j.eligible = eligible
+	if eligible {
+		s.eligible[j.queue]++
+	} else if s.eligible[j.queue]--; s.eligible[j.queue] == 0 {
+		delete(s.eligible, j.queue)
+	}
+}
+
+// judge brings the job's verdict up to date. The lock is held.
+func (s *State) judge(j *job) {
+	if j.set == s.set && j.version == s.version {
+		return
+	}
+	if j.set != s.set || j.id.gang != (gang.Key{}) {
+		s.count(j, false)
+		j.set, j.claims = s.set, j.claims[:0]
+		j.verdict = s.claim(j)
+	}
+	j.version = s.version
+	if len(j.claims) == 0 || j.queue == "" {
+		return // what claim said; pods of no queue are never held back
+	}
+	j.verdict = verdictOf(s.book.Admit(j.claims))
+	s.count(j, j.verdict.OK())
+}
+
+func verdictOf(v quota.Verdict) verdict {
+	if v.OK() {
+		return verdict{}
+	}
+	return verdict{v, v.Message()}
+}
+
+// claim makes the claims of the job, and says what is wrong with its queue whatever is in the book. The lock is held.
+func (s *State) claim(j *job) (v verdict) {
+	j.queue = ""
+	first := true
+	for _, pod := range s.membersOf(j) {
+		w := s.waiting[pod.UID]
+		c, ok := s.running[pod.UID], true
+		if pod.Spec.NodeName == "" {
+			c, ok = s.claimOf(w, pod)
+		} else if c.ID == "" {
+			continue
+		}
+		if !ok {
+			continue
+		}
+		queue, refused := s.set.QueueOf(pod)
+		if !refused.OK() {
+			j.claims = j.claims[:0]
+			return verdictOf(refused)
+		}
+		if !first && queue != j.queue {
+			j.claims = j.claims[:0]
+			return verdictOf(quota.Verdict{Reason: quota.QueueInvalid, Queue: queue, Detail: fmt.Sprintf(
+				"members of %s name the queues %q and %q, want one", j.id.gang, j.queue, queue)})
+		}
+		j.queue, first = queue, false
+		j.claims = append(j.claims, c)
+	}
+	return verdict{}
+}
+
+// claimOf is the claim of a pod that waits; w is nil for one that PreEnqueue was not asked about yet. The lock is held.
+func (s *State) claimOf(w *waiter, pod *v1.Pod) (quota.Claim, bool) {
+	if h := s.holds[pod.UID]; h != nil {
+		return h.claim, true
+	}
+	if w == nil {
+		return s.set.Claim(pod, nil)
+	}
+	if w.claimed != w.pod || w.set != s.set {
+		w.claim, w.asks = s.set.Claim(w.pod, nil)
+		w.claimed, w.set = w.pod, s.set
+	}
+	return w.claim, w.asks
+}
+
+// membersOf are the pods of the job that run or can be tried. The lock is held.
+func (s *State) membersOf(j *job) []*v1.Pod {
+	if j.id.gang == (gang.Key{}) {
+		for _, w := range j.members {
+			return []*v1.Pod{w.pod}
+		}
+		return nil
+	}
+	members := s.gangs.Members(j.id.gang)
+	n := 0
+	for _, p := range members {
+		if p.Spec.NodeName != "" || len(p.Spec.SchedulingGates) == 0 {
+			members[n] = p
+			n++
+		}
+	}
+	return members[:n]
+}
+
+// gate is why the pod is to wait, in words; "" when it need not. It is called under the lock of the scheduling queue.
+func (s *State) gate(pod *v1.Pod) string {
+	if s.synced.Load() && !s.active.Load() {
+		return ""
+	}
+	if _, gang := podgroup.KeyOf(pod); gang {
+		s.gangs.Refresh(pod) // its event may reach the queue before it reaches the tracker
+	} else if !asks(pod) {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.note(pod)
+	j := w.job
+	w.gated = true
+	if !s.synced.Load() {
+		return "Queue: the queues are being read"
+	}
+	s.judge(j)
+	if !j.verdict.OK() {
+		s.teller.tell(pod.UID)
+		return j.verdict.message
+	}
+	if s.contested(j) && j.turn != granted {
+		if j.turn == unasked {
+			s.kick()
+		}
+		return quota.Verdict{Reason: quota.NotYourTurn}.Message()
+	}
+	w.gated, j.absent = false, false
+	return ""
+}
+
+// contested reports whether jobs of other queues wait too. Which of one queue's jobs is first the scheduling queue decides itself.
+// The lock is held.
+func (s *State) contested(j *job) bool {
+	return j.eligible && len(s.eligible) > 1
+}
+
+// asks reports whether the pod asks for GPUs; also one that asks for something without a meaning, which plugin GPUFit refuses, does
+// not.
+func asks(pod *v1.Pod) bool {
+	r, err := podspec.Request(pod)
+	return err == nil && !r.Empty()
+}
+
+// signature is what of the pod decides here.
+func (s *State) signature(pod *v1.Pod) (queue string, runtime int64) {
+	if !s.active.Load() {
+		return "", 0
+	}
+	s.mu.Lock()
+	set := s.set
+	s.mu.Unlock()
+	queue, _ = set.QueueOf(pod)
+	if d, ok, err := podspec.Runtime(pod); ok && err == nil {
+		runtime = int64(d / time.Second)
+	}
+	return queue, runtime
+}
+
+// gated are the pods that are held back, for the metrics.
+func (s *State) gated() []metrics.Gated {
+	type key struct{ queue, reason string }
+	count := map[key]int{}
+	s.mu.Lock()
+	for _, w := range s.waiting {
+		if !w.gated {
+			continue
+		}
+		k := key{w.job.queue, w.job.verdict.Reason.String()}
+		if w.job.verdict.OK() {
+			k.reason = quota.NotYourTurn.String()
+		} else if k.queue == "" {
+			k.queue = w.job.verdict.Queue
+		}
+		count[k]++
+	}
+	s.mu.Unlock()
+	out := make([]metrics.Gated, 0, len(count))
+	for k, n := range count {
+		out = append(out, metrics.Gated{Queue: k.queue, Reason: k.reason, Pods: n})
+	}
+	return out
+}
