@@ -47,9 +47,12 @@
 // A plan must please every other plugin of the profile. Their PreFilter and Filter are run for one member of each distinct
 // shape, on the nodes that have the GPUs, in a cycle of its own that Gang and GPUFit skip; NodeResourcesFit too, because the
 // problem counts what is free for all members together. Where a member's place may depend on another's (affinity, spreading, host
-// ports, volumes), the plan is checked once more, member by member with those before it in place, and made anew with tighter
-// limits when it does not hold. What is left (labels that select one member alone, a change between the plan and the member's
-// cycle) shows in the member's own Filter and ends the plan; the node is then left out for that member for a minute.
+// ports, volumes), the plan is checked once more, each member with all others in place, and made anew with tighter limits when it
+// does not hold. Where that leads nowhere the members are placed one by one, each where the other plugins let it beside those
+// before it (oneByOne). In the cycle of such a member the others count as if they were in place already (withOthers): among members
+// that must be spread evenly no order of the cycles would do otherwise. What is left (labels that select one member alone, a
+// change between the plan and the member's cycle) shows in the member's own Filter and ends the plan; the node is then left out
+// for that member for a minute.
 //
 // # What brings back a gang that was refused
 //
@@ -84,9 +87,10 @@
 // Reservations are not stored. After a restart the gang is refused again and they are made anew; victims that are leaving by then are
 // not chosen twice.
 //
-// A single pod with GPUs that may take the place of gang members is planned as a gang of one, so that it evicts whole gangs or
-// members above the minimum; see preemptAlone. DefaultPreemption has all other pods: of those, ones without GPUs may still take
-// the place of one member, and what becomes of its gang is the controller's to decide.
+// A pod that is in no gang and may take the place of gang members evicts whole gangs or members above a minimum only: it is planned
+// as a gang of one, and DefaultPreemption chooses victims for it without seeing the members that their gangs need; see
+// preemptAlone. DefaultPreemption by itself has such pods only where no gang of lower priority runs, and groups of
+// scheduling.k8s.io that are no gangs.
 //
 // # PodGroups of scheduling.k8s.io
 //
