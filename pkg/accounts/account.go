@@ -65,10 +65,16 @@ func Settled(segments []ledger.Segment) bool {
 // ledger's watermark says for every open segment. Of what the ledger has only the last is read. What it returns and was given, given again, yields nil.
 func Charge(was []ledger.Segment, o Observation, through int64) []ledger.Segment {
 	if Settled(was) {
-		// An estimate that turns out to be too early goes on from there; one that was too late stays.
-		if last := was[len(was)-1]; !last.Estimated || o.Estimated || o.End != 0 && o.End <= last.End {
+		last := was[len(was)-1]
+		switch {
+		case !last.Estimated || o.Estimated:
 			return nil
+		case o.End != 0: // somebody saw it after all
+			a := account{o: o, last: last}
+			a.close(max(o.End, last.Start), o.Evidence, false)
+			return []ledger.Segment{a.last}
 		}
+		// It was given up for lost, and is there: it goes on from where it was closed.
 	}
 	if o.Running != 0 {
 		o.Running = max(o.Running, o.Bound)

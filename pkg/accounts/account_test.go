@@ -53,12 +53,20 @@ func TestCharge(t *testing.T) {
 			},
 			[]string{"0 run 100..145 terms", "1 run at 4000 145..150 containers"},
 		},
-		"a pod that was given up for lost and is there goes on": {
+		"an end that was seen after all corrects the estimate": {
 			[]step{
 				{with(func(o *Observation) { o.Running, o.End, o.Evidence, o.Estimated = 100, 160, ByMissing, true }), 200},
 				{with(func(o *Observation) { o.Running, o.End, o.Evidence = 100, 230, ByContainers }), 260},
 			},
-			[]string{"0 run 100..160 missing", "1 run 160..230 containers"},
+			[]string{"0 run 100..230 containers"},
+		},
+		"a pod that was given up for lost and runs goes on from there": {
+			[]step{
+				{with(func(o *Observation) { o.Running, o.End, o.Evidence, o.Estimated = 100, 160, ByMissing, true }), 200},
+				{with(func(o *Observation) { o.Running = 100 }), 230},
+				{with(func(o *Observation) { o.Running, o.End, o.Evidence = 100, 240, ByDeleted }), 260},
+			},
+			[]string{"0 run 100..160 missing", "1 run 160..240 deleted"},
 		},
 		"a settled account stays as it is": {
 			[]step{{with(func(o *Observation) { o.End, o.Evidence = 140, ByDeleted }), 145}, {with(func(o *Observation) { o.End, o.Evidence = 300, ByMissing }), 400}},

@@ -1,9 +1,11 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -253,6 +255,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 	for uid, n := range work {
 		changed = append(changed, k.charge(uid, n, now, through)...)
 	}
+	changed = k.advance(changed, through)
 	if err := k.o.Store.Commit(ctx, k.epoch, through, changed); err != nil {
 		k.putBack(notes)
 		if review {
@@ -287,6 +290,24 @@ func (k *Keeper) tick(ctx context.Context) error {
 		k.o.Committed(ctx, k.epoch, k.asOf)
 	}
 	return nil
+}
+
+// advance adds the open segments that nothing else changed, charged to the moment, and puts all in order.
+func (k *Keeper) advance(changed []ledger.Segment, through int64) []ledger.Segment {
+	known := make(map[string]bool, len(changed))
+	for _, s := range changed {
+		known[s.PodUID] = true
+	}
+	for _, s := range k.accounts {
+		if s.End == 0 && s.Through < through && !known[s.PodUID] {
+			s.Through = through
+			changed = append(changed, s)
+		}
+	}
+	slices.SortFunc(changed, func(a, b ledger.Segment) int {
+		return cmp.Or(cmp.Compare(a.PodUID, b.PodUID), cmp.Compare(a.Number, b.Number))
+	})
+	return changed
 }
 
 func (k *Keeper) seconds() int64 { return int64(k.o.Tick / time.Second) }

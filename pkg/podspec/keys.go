@@ -37,6 +37,9 @@ const (
 	// evicted.
 	AnnotationCheckpointedAt = "weft.sh/checkpointed-at"
 
+	// AnnotationCheckpointBy on a pod is the moment, in RFC 3339, at which it will be evicted because its queue's budget is used up.
+	// The controller writes it; a program that reads it through the downward API can save its work in time.
+	AnnotationCheckpointBy = "weft.sh/checkpoint-by"
 	// LabelQueue on a pod is the name of the Queue that it is charged to.
 	LabelQueue = "weft.sh/queue"
 
