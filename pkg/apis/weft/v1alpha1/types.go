@@ -22,6 +22,9 @@ import (
 // +kubebuilder:printcolumn:name="Pending",type=integer,JSONPath=`.status.pendingPods`
 // +kubebuilder:printcolumn:name="Valid",type=string,JSONPath=`.status.conditions[?(@.type=="Valid")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+//
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="a pod names its queue in a label: want a name of at most 63 characters"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec) || !has(self.spec.parent) || self.spec.parent != self.metadata.name",message="spec.parent is the queue itself: want another queue, or none"
 type Queue struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -43,15 +46,13 @@ type QueueList struct {
 }
 
 // QueueSpec is what an admin grants.
-//
-// +kubebuilder:validation:XValidation:rule="!has(self.gpus) || !has(self.gpus.limit) || !has(self.gpus.guaranteed) || quantity(string(self.gpus.guaranteed)).compareTo(quantity(string(self.gpus.limit))) <= 0",message="gpus.guaranteed is more than gpus.limit"
 type QueueSpec struct {
 	// parent is the queue above this one; empty for a queue at the top.
 	// +optional
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=63
 	Parent string `json:"parent,omitempty"`
 	// default makes this the queue of pods that have no label weft.sh/queue, in the namespaces that may use it. Of two default
-	// queues for one namespace the older counts, and the other's condition Valid is False.
+	// queues for one namespace the older counts, and the other's condition Valid is False; pods that name it may use it.
 	// +optional
 	Default bool `json:"default,omitempty"`
 	// namespaces says whose pods may use the queue. Without it every namespace may.
@@ -59,6 +60,9 @@ type QueueSpec struct {
 	Namespaces *NamespaceSelector `json:"namespaces,omitempty"`
 	// gpus bounds what runs at the same time.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.limit) || !has(self.guaranteed) || quantity(string(self.guaranteed)).compareTo(quantity(string(self.limit))) <= 0",message="guaranteed is more than limit"
+	// +kubebuilder:validation:XValidation:rule="!has(self.guaranteed) || type(self.guaranteed) == int || string(self.guaranteed).matches('^([0-9]{1,7}([.][0-9]{1,3})?|[0-9]{1,10}m|[0-9]{1,4}k)$')",fieldPath=".guaranteed",message="want 0 or more GPUs in steps of a thousandth, such as 8 or 500m"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limit) || type(self.limit) == int || string(self.limit).matches('^([0-9]{1,7}([.][0-9]{1,3})?|[0-9]{1,10}m|[0-9]{1,4}k)$')",fieldPath=".limit",message="want 0 or more GPUs in steps of a thousandth, such as 8 or 500m"
 	GPUs QueueGPUs `json:"gpus,omitzero"`
 	// weight is this queue's part, among its siblings, of what nobody is guaranteed and of what others leave idle.
 	// +optional
@@ -69,7 +73,7 @@ type QueueSpec struct {
 	// windows are times of the day with other numbers of GPUs. Where several are open the first in the list counts.
 	// +optional
 	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:MaxItems=16
 	Windows []Window `json:"windows,omitempty"`
 	// budget bounds the GPU-hours of a period. Without it hours are recorded, and bounded by the queues above alone.
 	// +optional
@@ -79,11 +83,12 @@ type QueueSpec struct {
 	Runtime Runtime `json:"runtime,omitzero"`
 }
 
-// NamespaceSelector selects namespaces by name or by label: either is enough.
+// NamespaceSelector selects namespaces by name or by label: either is enough. An empty one selects none.
 type NamespaceSelector struct {
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=63
 	Names []string `json:"names,omitempty"`
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
@@ -95,11 +100,15 @@ type QueueGPUs struct {
 	// guaranteed can always be had: others who borrowed it are evicted. The guarantees of children add up to no more than
 	// their parent's.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).sign() >= 0",message="want 0 or more GPUs"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,7}([.][0-9]{1,3})?|[0-9]{1,10}m|[0-9]{1,4}k)$`
+	// +kubebuilder:validation:XValidation:rule="type(self) != int || (self >= 0 && self <= 9999999)",message="want 0 or more GPUs in steps of a thousandth, such as 8 or 500m"
 	Guaranteed *resource.Quantity `json:"guaranteed,omitempty"`
 	// limit is never exceeded. Without it the queue may borrow all that is idle.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).sign() >= 0",message="want 0 or more GPUs"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,7}([.][0-9]{1,3})?|[0-9]{1,10}m|[0-9]{1,4}k)$`
+	// +kubebuilder:validation:XValidation:rule="type(self) != int || (self >= 0 && self <= 9999999)",message="want 0 or more GPUs in steps of a thousandth, such as 8 or 500m"
 	Limit *resource.Quantity `json:"limit,omitempty"`
 }
 
@@ -120,6 +129,8 @@ type Window struct {
 	// timeZone is an IANA name such as Europe/Berlin; empty for UTC.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^([A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*)?$`
+	// +kubebuilder:validation:XValidation:rule="self != 'Local'",message="want the IANA name of a time zone, such as Europe/Berlin"
 	TimeZone string `json:"timeZone,omitempty"`
 	// gpus takes the place of spec.gpus, each number that is given.
 	GPUs QueueGPUs `json:"gpus"`
@@ -159,7 +170,9 @@ const (
 // Budget is an amount of GPU-hours for each period. A GPU-hour counts as often as the weight of its GPUClass says.
 type Budget struct {
 	// gpuHours are granted for each period: "1000", or "0.5".
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).sign() >= 0",message="want 0 or more GPU-hours"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,12}([.][0-9]{1,6})?|[0-9]{1,15}[um]|[0-9]{1,9}k|[0-9]{1,6}M|[0-9]{1,3}G)$`
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 && self <= 999999999999 : string(self).matches('^([0-9]{1,12}([.][0-9]{1,6})?|[0-9]{1,15}[um]|[0-9]{1,9}k|[0-9]{1,6}M|[0-9]{1,3}G)$')",message="want 0 or more GPU-hours, such as 1000 or 0.5"
 	GPUHours resource.Quantity `json:"gpuHours"`
 	// +optional
 	// +kubebuilder:default=Month
@@ -167,6 +180,8 @@ type Budget struct {
 	// timeZone is an IANA name such as Europe/Berlin, in which periods begin; empty for UTC.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^([A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*)?$`
+	// +kubebuilder:validation:XValidation:rule="self != 'Local'",message="want the IANA name of a time zone, such as Europe/Berlin"
 	TimeZone string `json:"timeZone,omitempty"`
 	// rolloverPercent is how much of what a period left unused is added to the next, in percent of gpuHours at most.
 	// +optional
@@ -188,6 +203,7 @@ type Budget struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:Minimum=1
 	// +kubebuilder:validation:items:Maximum=1000
+	// +kubebuilder:validation:XValidation:rule="self.isSorted()",message="want percents in ascending order"
 	AlertPercents []int32 `json:"alertPercents,omitempty"`
 	// chargeStartup charges also the time from the binding until the containers run.
 	// +optional
@@ -207,6 +223,8 @@ type Adjustment struct {
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
 	// gpuHours are added to the budget; "-10" takes ten away.
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^-?([0-9]{1,12}([.][0-9]{1,6})?|[0-9]{1,15}[um]|[0-9]{1,9}k|[0-9]{1,6}M|[0-9]{1,3}G)$`
 	GPUHours resource.Quantity `json:"gpuHours"`
 	At       metav1.Time       `json:"at"`
 	// +kubebuilder:validation:MinLength=1
@@ -215,19 +233,28 @@ type Adjustment struct {
 }
 
 // Runtime says how long pods run that do not say it (weft.sh/runtime or activeDeadlineSeconds), and how long they may say.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.default) || !has(self.max) || duration(self.default) <= duration(self.max)",message="default is longer than max"
 type Runtime struct {
-	// default is assumed of a pod that does not say. Without it such a pod is a service: it holds the next hour, always anew.
+	// default is assumed of a pod that does not say, as far as max allows; without it that of the nearest queue above that has one.
+	// Without any such a pod is a service: it holds the next hour, always anew.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h))+$') && duration(self) > duration('0s')",message="want a duration of more than 0, such as 90m or 6h"
 	Default *metav1.Duration `json:"default,omitempty"`
-	// max is the longest that a pod may say; without it any.
+	// max is the longest that a pod of this queue, or of one below, may say; without it any.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h))+$') && duration(self) > duration('0s')",message="want a duration of more than 0, such as 90m or 6h"
 	Max *metav1.Duration `json:"max,omitempty"`
 }
 
 // Conditions of a Queue.
 const (
 	// ConditionValid is False when the queue cannot be used as it is: a cycle, a parent that is not there, guarantees above the
-	// parent's, a second default. Pods of such a queue are held back, with the message.
+	// parent's. Pods of such a queue are held back, with the message. It is also False for a second default, which holds back nobody.
 	ConditionValid = "Valid"
 	// ConditionBudgetAlert is True when used and held passed one of the alert percents, with the highest as reason, or when the
 	// budget is projected to run out before its period does.
@@ -340,11 +367,13 @@ type GPUClassSpec struct {
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
 	Products []string `json:"products,omitempty"`
 	// migProfiles select MIG instances of these profiles only, such as 1g.10gb.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=32
 	MIGProfiles []string `json:"migProfiles,omitempty"`
 	// nodeSelector selects nodes by their labels, for instance karpenter.sh/capacity-type: spot.
 	// +optional
@@ -352,7 +381,9 @@ type GPUClassSpec struct {
 	// weight is how often a GPU-hour is charged to budgets: "0.3" for spot, "2" for a model twice as dear; 0 to 1000, in
 	// steps of a thousandth. What a pod is charged is rounded up to a whole milli-GPU.
 	// +kubebuilder:default="1"
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).sign() >= 0 && quantity(string(self)).compareTo(quantity('1000')) <= 0",message="want a weight from 0 to 1000"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,3}([.][0-9]{1,3})?|1000([.]0{1,3})?|[0-9]{1,6}m|1k)$`
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 && self <= 1000 : string(self).matches('^([0-9]{1,3}([.][0-9]{1,3})?|1000([.]0{1,3})?|[0-9]{1,6}m|1k)$')",message="want a weight from 0 to 1000 in steps of a thousandth, such as 0.3"
 	Weight resource.Quantity `json:"weight"`
 	// +optional
 	Price *Price `json:"price,omitempty"`
@@ -360,7 +391,9 @@ type GPUClassSpec struct {
 
 // Price is what an hour of one GPU costs.
 type Price struct {
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).sign() >= 0",message="want a price of 0 or more"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,6}([.][0-9]{1,6})?|[0-9]{1,12}u|[0-9]{1,9}m|[0-9]{1,3}k)$`
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 && self <= 999999 : string(self).matches('^([0-9]{1,6}([.][0-9]{1,6})?|[0-9]{1,12}u|[0-9]{1,9}m|[0-9]{1,3}k)$')",message="want a price from 0 to 999999 in steps of a millionth, such as 2.5"
 	PerGPUHour resource.Quantity `json:"perGPUHour"`
 	// currency is a code of ISO 4217.
 	// +kubebuilder:validation:Pattern=`^[A-Z]{3}$`
