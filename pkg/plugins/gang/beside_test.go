@@ -144,7 +144,7 @@ func TestMembersBesideEachOther(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var first string
-			for range 2 {
+			for round := range 2 {
 				inBubble(t, tt.nodes, func(r *rig) {
 					least := int64(len(tt.members))
 					if tt.min > 0 {
@@ -154,6 +154,9 @@ func TestMembersBesideEachOther(t *testing.T) {
 					pods := make([]*v1.Pod, len(tt.members))
 					for i, p := range tt.members {
 						pods[i] = p.DeepCopy()
+					}
+					if round == 1 {
+						slices.Reverse(pods) // it makes no difference in which order they are made
 					}
 					r.create(pods...)
 					r.after(5 * time.Second)
@@ -175,4 +178,44 @@ func TestMembersBesideEachOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A member that is made in the place of one that is gone goes where it keeps the others evenly spread.
+func TestAMemberThatIsReplacedGoesWhereTheSpreadAllowsIt(t *testing.T) {
+	inBubble(t, zoned(t, "8 8 | 8 8 | 8 8"), func(r *rig) {
+		r.group("g", 7)
+		r.create(membersOf("g", 7, 1, evenly(v1.LabelTopologyZone))...)
+		if got := r.perValue(v1.LabelTopologyZone); got != "3 2 2" {
+			t.Fatalf("by zone %q are bound: %s", got, r.said("g-0"))
+		}
+		r.delete("g-1", "g-4") // both in z1
+		r.after(time.Second)
+		if got := r.perValue(v1.LabelTopologyZone); got != "3 2" {
+			t.Fatalf("by zone %q are left: %s", got, r.bound())
+		}
+		for _, name := range []string{"g-1", "g-4"} {
+			r.create(member("g", name, 1, evenly(v1.LabelTopologyZone)))
+		}
+		r.after(5 * time.Second)
+		if got := r.perValue(v1.LabelTopologyZone); got != "3 2 2" {
+			t.Errorf("by zone %q are bound: %s; told %q", got, r.bound(), r.said("g-1"))
+		}
+		r.idle()
+	})
+}
+
+// Of many zones a few are short, and the node names say nothing about who is: the search has to see exactly how full each is.
+func TestMembersOverManyZones(t *testing.T) {
+	inBubble(t, zoned(t, "8|2|8|3|8|8|2"), func(r *rig) {
+		r.group("g", 21)
+		r.create(membersOf("g", 21, 1, evenly(v1.LabelTopologyZone))...)
+		r.after(5 * time.Second)
+		if r.number() != 0 {
+			t.Errorf("bound: %s", r.bound())
+		}
+		// 2 are short of 3 in two zones, so 19 is the most there can be.
+		if said := r.said("g-0"); !strings.Contains(said, "19 of at least 21 members have a place") {
+			t.Errorf("told %q", said)
+		}
+	})
 }
