@@ -32,11 +32,12 @@ var (
 
 const (
 	gpusPerNode = 8
-	// infeasible members of 8 GPUs are asked for when every GPU is taken.
-	infeasible = 10
 	// patience is far beyond what any gang here takes: after it, it is not slow but stuck.
 	patience = 3 * time.Minute
 )
+
+// infeasible are the gangs that are asked for when every GPU is taken: 80 GPUs each.
+var infeasible = []struct{ members, gpus int }{{10, 8}, {80, 1}}
 
 // competitor is a scheduler that runs alone on the cluster, for one gang.
 type competitor struct {
@@ -86,9 +87,10 @@ type gangRun struct {
 	// KWOK; their creation is left out.
 	Writes       int `json:"writes"`
 	OthersWrites int `json:"others_writes"`
-	// RefusedMillis is from the last member of a gang without room to when all its members are told so, with Message.
-	RefusedMillis float64 `json:"refused_ms"`
-	Message       string  `json:"refused_message"`
+	// RefusedMillis is from the last member of a gang without room to when all its members are told so, by the number of members;
+	// Message is what those of the last are told.
+	RefusedMillis map[int]float64 `json:"refused_ms"`
+	Message       string          `json:"refused_message"`
 	// CPUMillis is the time on a CPU of each process while Millis passed: less a matter of what else the machine does.
 	CPUMillis map[string]float64 `json:"cpu_ms"`
 	// Load is the machine's load of one minute when the run began; CPUs is what it compares with.
@@ -107,7 +109,8 @@ type gangRun struct {
 // to make before it says that a pod runs; KWOK says so at once, on the processors that the schedulers and the API server are
 // measured on, and whoever binds its first member early is measured with that work, and who binds all late without.
 //
-// Then, with all GPUs taken, a gang asks for 80 more, for the time until all its members are told that there is no room.
+// Then, with all GPUs taken, two gangs ask for 80 more, one with 10 members and one with 80, for the time until all members are
+// told that there is no room.
 //
 //	make build && go test -run '^$' -bench BenchmarkGang -timeout 60m ./test/perf -gang.runs 5
 func BenchmarkGang(b *testing.B) {
@@ -132,8 +135,8 @@ func BenchmarkGang(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				fmt.Printf("\n%-16s run %d: %6.0f ms (first bound after %.0f), plan %.1f ms, cycle %.0f µs, %d writes and %d of others, refused after %.0f ms, load %.1f\n%s\n",
-					p.name, number, r.Millis, r.FirstMillis, r.PlanMillis, r.CycleMicros, r.Writes, r.OthersWrites, r.RefusedMillis, r.Load, line)
+				fmt.Printf("\n%-16s run %d: %6.0f ms (first bound after %.0f), plan %.1f ms, cycle %.0f µs, %d writes and %d of others, refused after %.0f and %.0f ms, load %.1f\n%s\n",
+					p.name, number, r.Millis, r.FirstMillis, r.PlanMillis, r.CycleMicros, r.Writes, r.OthersWrites, r.RefusedMillis[10], r.RefusedMillis[80], r.Load, line)
 			}
 		}
 	}
@@ -150,16 +153,20 @@ func BenchmarkGang(b *testing.B) {
 		ms := medianOf(p.name, func(r gangRun) float64 { return r.Millis })
 		plan := medianOf(p.name, func(r gangRun) float64 { return r.PlanMillis })
 		cycle := medianOf(p.name, func(r gangRun) float64 { return r.CycleMicros })
-		refused := medianOf(p.name, func(r gangRun) float64 { return r.RefusedMillis })
+		refused := func(members int) float64 {
+			return medianOf(p.name, func(r gangRun) float64 { return r.RefusedMillis[members] })
+		}
 		if i == 0 {
 			ours = ms
 		}
-		fmt.Printf("%-16s median of %d: %6.0f ms, %.2f x %s; plan %.1f ms, cycle %.0f µs, refused after %.0f ms\n",
-			p.name, len(runs[p.name]), ms, ms/ours, taking[0].name, plan, cycle, refused)
+		fmt.Printf("%-16s median of %d: %6.0f ms, %.2f x %s; plan %.1f ms, cycle %.0f µs, refused after %.0f and %.0f ms\n",
+			p.name, len(runs[p.name]), ms, ms/ours, taking[0].name, plan, cycle, refused(10), refused(80))
 		b.ReportMetric(ms, p.name+"-ms")
 		b.ReportMetric(plan, p.name+"-plan-ms")
 		b.ReportMetric(cycle, p.name+"-cycle-µs")
-		b.ReportMetric(refused, p.name+"-refused-ms")
+		for _, g := range infeasible {
+			b.ReportMetric(refused(g.members), fmt.Sprintf("%s-refused-%d-ms", p.name, g.members))
+		}
 		if i > 0 {
 			b.ReportMetric(ms/ours, p.name+"/"+taking[0].name)
 		}
@@ -178,7 +185,7 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	pods := c.watchPods(ctx)
 	defer pods.stop()
 	resume, profiled := func() {}, func(metricsText) {}
-	c.createGang(ctx, p, pods, group, c.nodes, func() {
+	c.createGang(ctx, p, pods, group, c.nodes, gpusPerNode, func() {
 		resume = c.pauseKubelets()
 		profiled = c.profile(ctx, s, group)
 		r.CPUMillis = c.cpuMillis(s)
@@ -231,7 +238,10 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	r.read(p, m)
 	profiled(m)
 
-	c.refuse(ctx, p, s, pods, group+"-more", &r)
+	r.RefusedMillis = map[int]float64{}
+	for _, g := range infeasible {
+		c.refuse(ctx, p, s, pods, fmt.Sprintf("%s-more-%d", group, g.members), g.members, g.gpus, &r)
+	}
 	return r
 }
 
@@ -253,46 +263,46 @@ func (r *gangRun) read(p competitor, m metricsText) {
 }
 
 // refuse asks for a gang without room. Only Weft must say so to all members.
-func (c *gangCluster) refuse(ctx context.Context, p competitor, s *playground.Process, pods *podWatch, group string, r *gangRun) {
+func (c *gangCluster) refuse(ctx context.Context, p competitor, s *playground.Process, pods *podWatch, group string, members, gpus int, r *gangRun) {
 	c.b.Helper()
 	pods.wait(ctx, patience, "the gang runs, and all is quiet", nil, func(seen map[string]*seenPod) string {
 		for name, o := range seen {
-			if !o.running {
+			if o.node != "" && !o.running {
 				return name + " does not run"
 			}
 		}
 		return ""
 	})
-	c.createGang(ctx, p, pods, group, infeasible, func() {})
+	c.createGang(ctx, p, pods, group, members, gpus, func() {})
 	var told []*seenPod
 	pods.wait(ctx, patience, group+" is refused whole", c.tail(s), func(seen map[string]*seenPod) string {
 		told = told[:0]
-		for i := range infeasible {
+		for i := range members {
 			if o := seen[memberName(group, i)]; o != nil && o.message != "" {
 				told = append(told, o)
 			} else if o != nil && o.node != "" {
 				c.b.Fatalf("%s is bound to %s, where all GPUs are taken", memberName(group, i), o.node)
 			}
 		}
-		if len(told) < infeasible {
-			return fmt.Sprintf("%d of %d members were told", len(told), infeasible)
+		if len(told) < members {
+			return fmt.Sprintf("%d of %d members were told", len(told), members)
 		}
 		return ""
 	})
-	audited := c.audit.read(ctx, group, func(a audited) bool { return len(a.created) == infeasible && len(a.told) == infeasible })
-	r.RefusedMillis, r.Message = millis(last(audited.told).Sub(last(audited.created))), told[0].message
+	audited := c.audit.read(ctx, group, func(a audited) bool { return len(a.created) == members && len(a.told) == members })
+	r.RefusedMillis[members], r.Message = millis(last(audited.told).Sub(last(audited.created))), told[0].message
 }
 
 func memberName(group string, i int) string { return fmt.Sprintf("%s-%d", group, i) }
 
 // createGang creates a PodGroup and its members, the last one when the others are there, after the call of beforeLast.
-func (c *gangCluster) createGang(ctx context.Context, p competitor, pods *podWatch, group string, members int, beforeLast func()) {
+func (c *gangCluster) createGang(ctx context.Context, p competitor, pods *podWatch, group string, members, gpus int, beforeLast func()) {
 	c.b.Helper()
 	if err := p.group(ctx, c, group, members); err != nil {
 		c.b.Fatalf("%s: create its PodGroup: %v", group, err)
 	}
 	member := func(ctx context.Context, i int) error {
-		pod := playground.Pod{Name: memberName(group, i), CPUMilli: 1000, MemoryMiB: 1024, GPUs: gpusPerNode}.Object()
+		pod := playground.Pod{Name: memberName(group, i), CPUMilli: 1000, MemoryMiB: 1024, GPUs: int64(gpus)}.Object()
 		pod.Spec.SchedulerName = p.schedulerName
 		pod.Labels = map[string]string{"batch.kubernetes.io/job-completion-index": fmt.Sprint(i)}
 		p.join(pod, group)

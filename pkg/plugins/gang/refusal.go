@@ -63,6 +63,13 @@ func (q *queue) refuse(k gang.Key, r *refusal) (retell []*v1.Pod) {
 	return retell
 }
 
+// stands reports whether the gang is still refused so.
+func (q *queue) stands(k gang.Key, r *refusal) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.refusals[k] == r && !r.stale
+}
+
 // accept ends a refusal: the gang has a plan.
 func (q *queue) accept(k gang.Key) {
 	q.mu.Lock()
@@ -82,7 +89,8 @@ func (q *queue) overturn(k gang.Key, members []*v1.Pod) (tell []*v1.Pod) {
 	delete(q.refusals, k)
 	owed := map[types.UID]bool{}
 	for _, p := range members {
-		if r.told[p.UID] != nil && p.Spec.NodeName == "" {
+		// Those that an earlier refusal told are not among the told; their condition is.
+		if p.Spec.NodeName == "" && (r.told[p.UID] != nil || says(p, r.reason.String()+": ")) {
 			owed[p.UID] = true
 			tell = append(tell, p)
 		}
