@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,6 +23,7 @@ type Set struct {
 	tree     *quota.Tree
 	problems []quota.Problem
 	queues   map[string]*queue
+	known    string     // their names, for messages
 	classes  []selector // the one that counts first, first
 	// defaults are the default queues, the oldest first; defaultOf is the one that counts, by namespace.
 	defaults   []*queue
@@ -37,7 +37,7 @@ type queue struct {
 	everywhere bool            // any namespace may use it
 	names      map[string]bool // the namespaces that may
 	selector   labels.Selector // nil for none
-	unreadable bool
+	unreadable string          // what is wrong with its fields; empty for nothing
 	checkpoint *quota.Checkpoint
 }
 
@@ -55,9 +55,9 @@ func newSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces [
 	}
 	specs := make([]quota.Spec, 0, len(queues))
 	for _, object := range queues {
-		q, err := newQueue(object)
-		if err != nil {
-			s.problem(object.Name, err.Error())
+		q := newQueue(object)
+		if q.unreadable != "" {
+			s.problem(object.Name, q.unreadable)
 		}
 		s.queues[object.Name] = q
 		specs = append(specs, q.spec)
@@ -67,12 +67,12 @@ func newSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces [
 	}
 	for _, u := range broken {
 		if u.GetKind() != "Queue" {
-			s.problem(ClassProblem(u.GetName()), "it is no "+u.GetKind()+" of "+v1alpha1.SchemeGroupVersion.String())
+			s.problem(ClassProblem(u.GetName()), fmt.Sprintf("%s %s is none of %s", u.GetKind(), u.GetName(), v1alpha1.SchemeGroupVersion))
 			continue
 		}
 		err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &v1alpha1.Queue{})
-		s.problem(u.GetName(), fmt.Sprintf("it is no Queue of %s: %v", v1alpha1.SchemeGroupVersion, err))
-		q := &queue{everywhere: true, unreadable: true}
+		q := &queue{everywhere: true, unreadable: fmt.Sprintf("queue %s is none of %s: %v", u.GetName(), v1alpha1.SchemeGroupVersion, err)}
+		s.problem(u.GetName(), q.unreadable)
 		q.spec = quota.Spec{
 			Name: u.GetName(), Created: u.GetCreationTimestamp().Unix(), Share: quota.Share{Limit: quota.NoLimit}, Weight: defaultWeight,
 		}
@@ -83,12 +83,13 @@ func newSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces [
 	for _, object := range classes {
 		c, err := newSelector(object)
 		if err != nil {
-			s.problem(ClassProblem(object.Name), err.Error())
+			s.problem(ClassProblem(object.Name), fmt.Sprintf("GPUClass %s is left out: %s", object.Name, oneLine(err)))
 			continue
 		}
 		s.classes = append(s.classes, c)
 	}
 	slices.SortFunc(s.classes, compareSelectors)
+	s.known = bounded(slices.Sorted(maps.Keys(s.queues)))
 	var problems []quota.Problem
 	s.tree, problems = quota.NewTree(specs)
 	s.problems = append(s.problems, problems...)
@@ -101,11 +102,14 @@ func newSet(queues []*v1alpha1.Queue, classes []*v1alpha1.GPUClass, namespaces [
 func ClassProblem(class string) string { return "GPUClass " + class }
 
 func (s *Set) problem(name, message string) {
-	s.problems = append(s.problems, quota.Problem{Queue: name, Message: strings.ReplaceAll(message, "\n", "; ")})
+	s.problems = append(s.problems, quota.Problem{Queue: name, Message: message})
 }
 
-// newQueue reads a queue, all that can be read where there is an error.
-func newQueue(object *v1alpha1.Queue) (*queue, error) {
+// oneLine is errors that were joined, for a message.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// newQueue reads a queue, all that can be read of it.
+func newQueue(object *v1alpha1.Queue) *queue {
 	q := &queue{names: map[string]bool{}}
 	var err error
 	q.spec, err = SpecOf(object)
@@ -121,9 +125,11 @@ func newQueue(object *v1alpha1.Queue) (*queue, error) {
 			err = errors.Join(append([]error{err}, r.errs...)...)
 		}
 	}
+	if err != nil {
+		q.unreadable = fmt.Sprintf("queue %s: %s", object.Name, oneLine(err))
+	}
 	q.checkpoint = checkpoint(object.Status.Budget)
-	q.unreadable = err != nil
-	return q, err
+	return q
 }
 
 func checkpoint(b *v1alpha1.BudgetStatus) *quota.Checkpoint {
@@ -174,8 +180,8 @@ func (s *Set) chooseDefaults() {
 		if len(taken) > 0 {
 			slices.Sort(taken)
 			s.problem(q.spec.Name, fmt.Sprintf(
-				"spec.default: of two default queues for a namespace the older one counts, which is %q for %s; leave one of them default, or change spec.namespaces",
-				s.defaultOf[taken[0]], bounded(taken)))
+				"queue %s: spec.default: of two default queues for a namespace the older one counts, which is %s for %s; leave one of them default, or change spec.namespaces",
+				q.spec.Name, s.defaultOf[taken[0]], bounded(taken)))
 		}
 	}
 }
@@ -233,8 +239,7 @@ func (s *Set) queueOf(pod *v1.Pod) string {
 
 // QueueOf is the queue of the pod: that of its label, else the default queue of its namespace, else none (""). The verdict is
 // not OK when the queue does not exist, cannot be read, may not be used by the namespace, or does not let pods run as long as this one
-// says, of which Need and Limit are then seconds; [Set.Message] says so in words. Where there are no queues at all, labels mean
-// nothing.
+// says. Where there are no queues at all, labels mean nothing.
 func (s *Set) QueueOf(pod *v1.Pod) (string, quota.Verdict) {
 	name := s.queueOf(pod)
 	if name == "" {
@@ -243,18 +248,26 @@ func (s *Set) QueueOf(pod *v1.Pod) (string, quota.Verdict) {
 	q := s.queues[name]
 	switch {
 	case q == nil:
-		return name, quota.Verdict{Reason: quota.QueueNotFound, Queue: name}
+		return name, quota.Verdict{Reason: quota.QueueNotFound, Queue: name, Detail: "there are " + s.known}
 	case !s.mayUse(pod.Namespace, q):
-		return name, quota.Verdict{Reason: quota.QueueForbidden, Queue: name}
+		return name, quota.Verdict{
+			Reason: quota.QueueForbidden, Queue: name, Detail: "its spec.namespaces does not select namespace " + pod.Namespace,
+		}
 	}
 	said, _, err := podspec.Runtime(pod)
+	if err != nil { // the job is not held to be one that says nothing
+		return name, quota.Verdict{Reason: quota.QueueInvalid, Queue: name, Detail: err.Error()}
+	}
 	need := seconds(said)
-	for q := range s.path(name) {
-		if q.unreadable {
-			return name, quota.Verdict{Reason: quota.QueueInvalid, Queue: q.spec.Name}
-		}
-		if err != nil || q.spec.MaxRuntime > 0 && need > q.spec.MaxRuntime {
-			return name, quota.Verdict{Reason: quota.RuntimeTooLong, Queue: q.spec.Name, Need: need, Limit: q.spec.MaxRuntime}
+	for above := range s.path(name) {
+		switch {
+		case above == q && q.unreadable != "":
+			return name, quota.Verdict{Reason: quota.QueueInvalid, Queue: name, Detail: q.unreadable}
+		case above.unreadable != "":
+			return name, quota.Verdict{Reason: quota.QueueInvalid, Queue: above.spec.Name, Detail: fmt.Sprintf(
+				"queue %s is below queue %s, which is not valid: %s", name, above.spec.Name, above.unreadable)}
+		case above.spec.MaxRuntime > 0 && need > above.spec.MaxRuntime:
+			return name, quota.Verdict{Reason: quota.RuntimeTooLong, Queue: above.spec.Name, Need: need, Limit: above.spec.MaxRuntime}
 		}
 	}
 	return name, quota.Verdict{}
@@ -288,30 +301,6 @@ func (s *Set) runtime(pod *v1.Pod, queue string) int64 {
 		}
 	}
 	return min(runtime, limit)
-}
-
-// Message is a verdict of [Set.QueueOf] in words, for the pod; "" for other verdicts than can be told from objects alone.
-func (s *Set) Message(pod *v1.Pod, v quota.Verdict) string {
-	switch v.Reason {
-	case quota.QueueNotFound:
-		return fmt.Sprintf("queue %q does not exist; there are %s", v.Queue, bounded(s.Tree().Names()))
-	case quota.QueueForbidden:
-		return fmt.Sprintf("pods of namespace %q may not use queue %q: its spec.namespaces does not select it", pod.Namespace, v.Queue)
-	case quota.QueueInvalid:
-		for _, p := range s.problems {
-			if p.Queue == v.Queue {
-				return fmt.Sprintf("queue %q is invalid: %s", v.Queue, p.Message)
-			}
-		}
-		return fmt.Sprintf("queue %q is invalid", v.Queue)
-	case quota.RuntimeTooLong:
-		said, _, err := podspec.Runtime(pod)
-		if err != nil {
-			return err.Error()
-		}
-		return fmt.Sprintf("the pod says that it runs %v; queue %q lets pods run %v at most", said, v.Queue, time.Duration(v.Limit)*time.Second)
-	}
-	return ""
 }
 
 // bounded lists names, few of many.
