@@ -223,7 +223,7 @@ func (b *Book) link(e *entry) {
 		heap.Push(&b.ends, e)
 	}
 	for q := e.queue; q != nil; q = q.parent {
-		if e.live {
+		if e.live && e.milliGPU > 0 {
 			q.running.add(e.milliGPU, 1)
 			sum := q.byClass[c.Class]
 			sum.add(e.milliGPU, 1)
@@ -241,7 +241,7 @@ func (b *Book) unlink(e *entry) {
 		return
 	}
 	for q := e.queue; q != nil; q = q.parent {
-		if e.live {
+		if e.live && e.milliGPU > 0 {
 			q.running.sub(e.milliGPU, 1)
 			sum := q.byClass[e.claim.Class]
 			sum.sub(e.milliGPU, 1)
