@@ -23,6 +23,8 @@ type Unit struct {
 	Priority int32
 	// Pods are all pods of the unit, at least 1, wherever they are.
 	Pods []Occupant
+	// Owed says that what the unit holds is guaranteed to another queue, which wants it back: it may leave whatever its priority.
+	Owed bool
 	// LostMilliGPUSeconds is the work lost when the unit leaves, the sum of [LostWork] over its pods.
 	LostMilliGPUSeconds int64
 }
@@ -44,7 +46,7 @@ func LostWork(milliGPU int64, start, checkpointedAt, now time.Time) int64 {
 // ascending. It evicts nobody for nothing: without a plan for all that the gang needs there are no victims, and the rejection
 // says why. The rejection is OK when there is a plan, which may need no victims at all.
 //
-// Only units of a lower priority than the given one, the gang's, are considered, and never members of the gang itself. Nobody
+// Only units of a lower priority than the given one, the gang's, or that are owed are considered, and never members of the gang itself. Nobody
 // leaves for a gang whose minimum has places already: surplus members are not worth an eviction.
 //
 // What the victims cost is compared in this order, and the least is taken:
@@ -77,13 +79,18 @@ const (
 type searchLimits struct{ exact, effort int }
 
 func preempt(p *Problem, priority int32, units []Unit, budgets []int, limits searchLimits) (*Result, []int, fit.Rejection) {
+	return makeRoom(p, priority, units, budgets, Caps{}, limits)
+}
+
+func makeRoom(p *Problem, priority int32, units []Unit, budgets []int, caps Caps, limits searchLimits) (*Result, []int, fit.Rejection) {
 	res, rejection := Plan(p)
 	if rejection.OK() || !rejection.Reason.Resolvable() || placedMembers(p) >= p.Min {
 		return res, nil, rejection
 	}
 	pr := newPricer(units, budgets)
+	pr.cap(caps)
 	for u := range units {
-		if units[u].Priority >= priority || units[u].Gang == p.Gang && p.Gang != (Key{}) {
+		if units[u].Priority >= priority && !units[u].Owed || units[u].Gang == p.Gang && p.Gang != (Key{}) {
 			pr.barred[u] = true
 		}
 	}
@@ -93,6 +100,9 @@ func preempt(p *Problem, priority int32, units []Unit, budgets []int, limits sea
 			rejection.Detail += "; "
 		}
 		rejection.Detail += "evicting pods of lower priority would not be enough"
+		if len(caps.MilliGPU) > 0 {
+			rejection.Detail += ", nor would those who borrowed, down to their guarantees"
+		}
 		return nil, nil, rejection
 	}
 	return found.result, found.victims, fit.Rejection{}
@@ -202,12 +212,14 @@ type pricer struct {
 	surplus [][]int // by unit: the units that leave when it does
 	holder  []int   // by unit: the one that it leaves with, -1 for none
 	barred  []bool  // by unit: it may not be evicted
+	caps    Caps
+	takes   [][]take // by unit: what it counts against the caps
 }
 
 func newPricer(units []Unit, budgets []int) *pricer {
 	pr := &pricer{
 		units: units, budgets: budgets, level: make([]int, len(units)), surplus: make([][]int, len(units)),
-		holder: make([]int, len(units)), barred: make([]bool, len(units)),
+		holder: make([]int, len(units)), barred: make([]bool, len(units)), takes: make([][]take, len(units)),
 	}
 	var priorities []int32
 	rest := map[Key]int{}
@@ -238,12 +250,15 @@ func (pr *pricer) mayLeave(u int) bool {
 // tally is a set of units with what its price is made of.
 type tally struct {
 	*pricer
-	gone  price // without the violations
-	spent []int // by budget
+	gone  price   // without the violations
+	spent []int   // by budget
+	taken []int64 // by cap
 }
 
 func (pr *pricer) tally() *tally {
-	return &tally{pricer: pr, gone: make(price, pr.levels+2), spent: make([]int, len(pr.budgets))}
+	return &tally{
+		pricer: pr, gone: make(price, pr.levels+2), spent: make([]int, len(pr.budgets)), taken: make([]int64, len(pr.caps.MilliGPU)),
+	}
 }
 
 // count adds a unit that is evicted; with -1, it takes one away.
@@ -251,6 +266,9 @@ func (t *tally) count(u, sign int) {
 	unit := &t.units[u]
 	t.gone[1+t.level[u]] += int64(sign) * max(1, unit.LostMilliGPUSeconds)
 	t.gone[len(t.gone)-1] += int64(sign * len(unit.Pods))
+	for _, k := range t.takes[u] {
+		t.taken[k.group] += int64(sign) * k.milliGPU
+	}
 	for i := range unit.Pods {
 		for _, b := range unit.Pods[i].Budgets {
 			if b >= 0 && b < len(t.spent) {

@@ -33,7 +33,7 @@ func newSearch(p *Problem, nodes []int, pr *pricer, e *effort, exact int) *searc
 		lone: make([]price, len(pr.units)), tied: make([][]int, len(pr.units)),
 	}
 	for u := range pr.units {
-		if pr.mayLeave(u) && slices.ContainsFunc(pr.with(u), func(w int) bool { return len(s.at[w]) > 0 }) {
+		if pr.mayLeave(u) && slices.ContainsFunc(pr.with(u), func(w int) bool { return len(s.at[w]) > 0 }) && s.withinCaps(u) {
 			s.candidates = append(s.candidates, u)
 			s.lone[u] = pr.of(pr.with(u)...)
 			s.tied[u] = slices.DeleteFunc(pr.with(u), func(w int) bool { return w != u && len(s.at[w]) > 0 })
@@ -102,13 +102,16 @@ func (s *search) best(limit price) ([]int, price) {
 	var best []int
 	var cost price
 	if s.roomy {
+		s.relieve()
 		s.trim()
-		best, cost = s.victims(), s.tally.price()
+		if !s.over() {
+			best, cost = s.victims(), s.tally.price()
+		}
 	}
 	s.spare(s.victims()...)
 	if s.grow() {
 		s.trim()
-		if c := s.tally.price(); c.less(cost) {
+		if c := s.tally.price(); c.less(cost) && !s.over() {
 			best, cost = s.victims(), c
 		}
 	}
@@ -217,6 +220,11 @@ func (s *search) grow() bool {
 		}
 		before := s.value(slack)
 		fresh := s.evict(s.options[best].units...)
+		if s.over() { // others took of the caps since
+			s.spare(fresh...)
+			s.options[best] = s.optionOn(best)
+			continue
+		}
 		s.refresh()
 		if s.value(slack) == before {
 			s.spare(fresh...) // it makes room for what is not wanted any more
@@ -270,7 +278,12 @@ func (s *search) optionOn(node int) *option {
 	before := s.tally.price()
 	var taken []int
 	for k, u := range here {
-		taken = append(taken, s.evict(u)...)
+		fresh := s.evict(u)
+		if s.over() {
+			s.spare(fresh...)
+			continue
+		}
+		taken = append(taken, fresh...)
 		if !more() {
 			continue
 		}
@@ -337,7 +350,7 @@ func (s *search) exhaust(best []int, cost price) ([]int, price) {
 			continue
 		}
 		gone(units)
-		if p := s.tally.price(); p.less(cost) {
+		if p := s.tally.price(); p.less(cost) && !s.over() {
 			sets = append(sets, set{units, p})
 		}
 	}

@@ -23,6 +23,10 @@ type Occupant struct {
 	MilliCPU int64
 	// Budgets are the disruption budgets that it counts against, as indices into those given to [Preempt].
 	Budgets []int
+	// MilliGPU is what it holds as its queue counts it, and Groups are the groups of pods that it is in, as indices into the caps given to
+	// [Reclaim].
+	MilliGPU int64
+	Groups   []int
 }
 
 // vacancy is a problem whose nodes change as pods leave and come back, in batches that leave together.

@@ -1,0 +1,116 @@
+package gang
+
+import (
+	"slices"
+
+	"weft.sh/weft/pkg/fit"
+)
+
+// Caps bound what leaves of groups of pods, however cheap it is: a queue is not to lose what it is guaranteed.
+type Caps struct {
+	// MilliGPU is by group (see [Occupant.Groups]) the most that may leave together.
+	MilliGPU []int64
+	// Straddle lets one unit of each group pass the cap if less than the cap leaves without it: a gang that holds some of what its
+	// queue is guaranteed and some that is borrowed leaves whole, where otherwise it would never give back what is borrowed.
+	Straddle bool
+}
+
+// Reclaim is [Preempt] for a gang that is guaranteed the room which others borrowed: it takes units that are owed, whatever their
+// priority, and ones of lower priority, and of no group more than its cap. Among what may leave, priority and lost work decide as ever.
+// A unit with a pod in a group that has no cap does not leave.
+//
+// With up to 12 units that could help the cost is the least there is within the caps; with more, a way that exists may be missed.
+func Reclaim(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) (*Result, []int, fit.Rejection) {
+	return makeRoom(p, priority, units, budgets, caps, searchLimits{exact: maxExact, effort: maxEffort})
+}
+
+// take is what a unit counts against a cap.
+type take struct {
+	group    int
+	milliGPU int64
+}
+
+// cap works out what the units count against the caps.
+func (pr *pricer) cap(caps Caps) {
+	pr.caps = caps
+	for u := range pr.units {
+		for i := range pr.units[u].Pods {
+			o := &pr.units[u].Pods[i]
+			for _, g := range o.Groups {
+				if g < 0 || g >= len(caps.MilliGPU) {
+					pr.barred[u] = true
+					continue
+				}
+				k := slices.IndexFunc(pr.takes[u], func(t take) bool { return t.group == g })
+				if k < 0 {
+					k = len(pr.takes[u])
+					pr.takes[u] = append(pr.takes[u], take{group: g})
+				}
+				pr.takes[u][k].milliGPU += max(0, o.MilliGPU)
+			}
+		}
+	}
+}
+
+// over reports whether more is gone than the caps allow. Once it is, it stays so whatever else goes.
+func (s *search) over() bool {
+	for g := range s.taken {
+		if s.exceeds(g) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *search) exceeds(group int) bool {
+	taken, most := s.taken[group], s.caps.MilliGPU[group]
+	if taken <= max(0, most) {
+		return false
+	}
+	if !s.caps.Straddle || most <= 0 {
+		return true
+	}
+	largest := int64(0)
+	for u, gone := range s.vacancy.gone {
+		if gone {
+			largest = max(largest, s.takesOf(u, group))
+		}
+	}
+	return taken-largest >= most
+}
+
+// takesOf is what the unit counts against the cap of the group.
+func (pr *pricer) takesOf(u, group int) int64 {
+	for _, k := range pr.takes[u] {
+		if k.group == group {
+			return k.milliGPU
+		}
+	}
+	return 0
+}
+
+// withinCaps reports whether the caps let the unit go, with what leaves with it. Nobody else is gone.
+func (s *search) withinCaps(u int) bool {
+	if len(s.taken) == 0 {
+		return true
+	}
+	fresh := s.evict(u)
+	defer s.spare(fresh...)
+	return !s.over()
+}
+
+// relieve brings units back of groups of which too much is gone, the dearest first, where the gang has room without them.
+func (s *search) relieve() {
+	for _, u := range s.candidates {
+		if !s.over() {
+			return
+		}
+		if !s.vacancy.gone[u] || s.holder[u] >= 0 && s.vacancy.gone[s.holder[u]] ||
+			!slices.ContainsFunc(s.takes[u], func(k take) bool { return k.milliGPU > 0 && s.exceeds(k.group) }) {
+			continue
+		}
+		if s.spare(s.tied[u]...); !s.feasible() {
+			s.evict(u)
+		}
+	}
+}
