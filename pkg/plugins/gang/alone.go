@@ -178,8 +178,9 @@ func (pl *Plugin) candidate(
 ) (preemption.Candidate, *fwk.PostFilterResult, *fwk.Status) {
 	features := feature.NewSchedulerFeaturesFromGates(utilfeature.DefaultFeatureGate)
 	features.EnableAsyncPreemption = false
-	every := &schedulerapi.DefaultPreemptionArgs{MinCandidateNodesPercentage: 100, MinCandidateNodesAbsolute: 100}
-	inTree, err := defaultpreemption.New(ctx, every, pl.handle, features)
+	// The defaults: the plugin's own arguments are not to be had here.
+	args := &schedulerapi.DefaultPreemptionArgs{MinCandidateNodesPercentage: 10, MinCandidateNodesAbsolute: 100}
+	inTree, err := defaultpreemption.New(ctx, args, pl.handle, features)
 	if err != nil {
 		return nil, nil, fwk.AsStatus(err)
 	}
