@@ -15,6 +15,7 @@ import (
 	"weft.sh/weft/pkg/compat"
 	"weft.sh/weft/pkg/plugins/gang"
 	"weft.sh/weft/pkg/plugins/gpufit"
+	"weft.sh/weft/pkg/plugins/queue"
 )
 
 func main() {
@@ -22,12 +23,14 @@ func main() {
 		// compat has switched the gate off where the API server does not serve the API.
 		ResourceSlices: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.DynamicResourceAllocation) },
 	})
+	native := func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload) }
 	command := app.NewSchedulerCommand(
 		app.WithPlugin(gpufit.Name, gpufit.NewFactory(state)),
 		app.WithPlugin(gang.Name, gang.NewFactory(gang.Options{
 			State:  state,
-			Native: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload) },
+			Native: native,
 		})),
+		app.WithPlugin(queue.Name, queue.NewFactory(queue.NewState(queue.Options{GPUs: state, Native: native}))),
 	)
 	command.Use = "weft-scheduler"
 	compat.Adapt(command)

@@ -232,8 +232,11 @@ func (s *State) gate(pod *v1.Pod) string {
 	if s.synced.Load() && !s.active.Load() {
 		return ""
 	}
-	if _, gang := podgroup.KeyOf(pod); gang {
+	if k, ok := podgroup.KeyOf(pod); ok {
 		s.gangs.Refresh(pod) // its event may reach the queue before it reaches the tracker
+		if complete := s.complete.Load(); complete != nil && k.Source == gang.SourceCRD && !(*complete)(k) {
+			return ""
+		}
 	} else if !asks(pod) {
 		return ""
 	}

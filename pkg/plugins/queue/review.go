@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -228,28 +229,33 @@ func (s *State) pods() []*v1.Pod {
 
 // review decides anew about all jobs that wait, and has those tried of which the answer changed.
 func (s *State) review() {
+	s.judgeAll()
+	s.turns()
+	var try []*v1.Pod
+	s.each(func(j *job) { try = append(try, s.decide(j)...) })
+	s.activate(try)
+}
+
+// judgeAll brings all verdicts up to date, and with them which queues' jobs wait for nothing but their turn.
+func (s *State) judgeAll() { s.each(s.judge) }
+
+// each calls the function for all jobs, with the lock held, and lets PreEnqueue in between.
+func (s *State) each(f func(*job)) {
 	s.mu.Lock()
 	all := make([]*job, 0, len(s.jobs))
 	for _, j := range s.jobs {
 		all = append(all, j)
 	}
 	s.mu.Unlock()
-	each := func(f func(j *job)) {
-		for i := 0; i < len(all); i += chunkSize {
-			s.mu.Lock()
-			for _, j := range all[i:min(i+chunkSize, len(all))] {
-				if len(j.members) > 0 {
-					f(j)
-				}
+	for chunk := range slices.Chunk(all, chunkSize) {
+		s.mu.Lock()
+		for _, j := range chunk {
+			if len(j.members) > 0 {
+				f(j)
 			}
-			s.mu.Unlock()
 		}
+		s.mu.Unlock()
 	}
-	each(s.judge)
-	s.turns()
-	var try []*v1.Pod
-	each(func(j *job) { try = append(try, s.decide(j)...) })
-	s.activate(try)
 }
 
 // decide returns the pods of the job to try: those that may go on now, and those that may not any more and do not know, for they look

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/metrics"
 	"weft.sh/weft/pkg/plugins/gpufit"
 	"weft.sh/weft/pkg/podgroup"
@@ -65,6 +66,8 @@ type State struct {
 	wake           chan struct{}
 	renewed, moved atomic.Bool
 	teller         *teller
+	// complete says whether a gang can be planned at all; see [State.Gangs].
+	complete atomic.Pointer[func(gang.Key) bool]
 
 	// mu guards what follows. PreEnqueue takes it under the lock of the scheduling queue: nothing of the scheduler may be called
 	// while it is held.
@@ -178,6 +181,10 @@ func (s *State) activate(pods []*v1.Pod) {
 		}
 	}
 }
+
+// Gangs has the function, plugin Gang's, say whether a gang is there and complete. Before that its members are Gang's to hold back, and
+// not looked at: a part of a gang is no job. The function is called under the lock of the scheduling queue.
+func (s *State) Gangs(complete func(gang.Key) bool) { s.complete.Store(&complete) }
 
 // kick has the worker look again soon.
 func (s *State) kick() {
