@@ -68,6 +68,20 @@ func (d *demand) in(start, end, at int64) int64 {
 	return sum.value()
 }
 
+// sum counts what of the job is not in the book yet; other is a queue that it is in too, which it must not.
+func (b *Book) sum(j Job, q *queue, d *demand) (other string) {
+	for i := range j {
+		c := &j[i]
+		if c.Queue != j[0].Queue {
+			return c.Queue
+		}
+		if e := b.entries[c.ID]; e == nil || e.queue != q {
+			d.add(c)
+		}
+	}
+	return ""
+}
+
 // Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has already
 // are not counted twice: the rest is admitted against what is left. The cost grows with the depth of the tree and the periods that the
 // job touches; nothing is allocated when it is admitted (of up to 8 different run times).
@@ -92,15 +106,9 @@ func (b *Book) Admit(j Job) Verdict {
 		return Verdict{Reason: QueueInvalid, Queue: n.culprit, Detail: n.problem}
 	}
 	var d demand
-	for i := range j {
-		c := &j[i]
-		if c.Queue != j[0].Queue {
-			return Verdict{Reason: QueueInvalid, Queue: c.Queue, Detail: fmt.Sprintf(
-				"pods of one job are in queues %s and %s, must all be in one", j[0].Queue, c.Queue)}
-		}
-		if e := b.entries[c.ID]; e == nil || e.queue != q {
-			d.add(c)
-		}
+	if other := b.sum(j, q, &d); other != "" {
+		return Verdict{Reason: QueueInvalid, Queue: other, Detail: fmt.Sprintf(
+			"pods of one job are in queues %s and %s, must all be in one", j[0].Queue, other)}
 	}
 	var no Verdict
 	for at := q; at != nil; at = at.parent {
@@ -123,7 +131,12 @@ func (b *Book) Admit(j Job) Verdict {
 		}
 	}
 	if no.Reason == OverBudget || no.Reason == BudgetExhausted {
-		no.CouldStart = b.couldStart(q, &d)
+		no.CouldStart = b.earliest(q, &d, func(q *queue, at int64) int64 {
+			if q.limitVerdict(&d).OK() {
+				return at
+			}
+			return 0
+		})
 	}
 	return no
 }
@@ -213,44 +226,4 @@ func (q *queue) throttleVerdict(d *demand, at int64) Verdict {
 		v.Resets = 0
 	}
 	return v
-}
-
-// rounds bounds how many budgets are asked for another moment, one after the other.
-const rounds = 16
-
-// couldStart is the earliest moment at which all budgets let the job through, if nothing else starts and what runs takes as long as it
-// said; 0 where there is none, or where what runs at the same time is in the way too. Then a claim that ends early gives back what it
-// held, and the job may start before.
-func (b *Book) couldStart(q *queue, d *demand) int64 {
-	at := b.now
-	for range rounds {
-		var no Verdict
-		var who *queue
-		for who = q; who != nil; who = who.parent {
-			if !who.limitVerdict(d).OK() {
-				return 0
-			}
-			if no = who.budgetVerdict(d, at, b.rollingEnd()); !no.OK() {
-				break
-			}
-		}
-		if no.OK() {
-			return at
-		}
-		if no.Reason == NeverWithinBudget || no.Resets <= at {
-			return 0
-		}
-		// What the job holds in the period that is too full gets less as it starts later, down to nothing at its end.
-		refused, fits := at, no.Resets
-		for fits-refused > 1 {
-			middle := refused + (fits-refused)/2
-			if v := who.budgetVerdict(d, middle, b.rollingEnd()); !v.OK() && v.Resets <= no.Resets {
-				refused = middle
-			} else {
-				fits = middle
-			}
-		}
-		at = fits
-	}
-	return 0
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// november is a budget's period, and noon a moment in it, 15 days before its end.
-var november = struct{ start, noon, end int64 }{1793491200, 1796083200 - 15*86400, 1796083200}
+// november is a budget's period, and mid the moment in it 15 days before its end.
+var november = struct{ start, mid, end int64 }{1793491200, 1796083200 - 15*86400, 1796083200}
 
 func monthly(gpuHours int64, e Enforcement) *Budget {
 	return &Budget{MilliGPUSeconds: gpuHours * gpuHour, Period: PeriodMonth, Enforcement: e}
@@ -26,18 +26,18 @@ func limited(s Spec, milliGPU int64) Spec {
 	return s
 }
 
-// atNoon has the queues, at noon.
-func atNoon(t testing.TB, specs ...Spec) *Book {
+// midNovember has the queues, in the middle of November.
+func midNovember(t testing.TB, specs ...Spec) *Book {
 	t.Helper()
 	tree, _ := NewTree(specs)
 	b := NewBook()
 	b.SetTree(tree)
-	b.Advance(november.noon)
+	b.Advance(november.mid)
 	return b
 }
 
 func used(gpuHours int64) Checkpoint {
-	return Checkpoint{AsOf: november.noon, Start: november.start, End: november.end, Used: gpuHours * gpuHour}
+	return Checkpoint{AsOf: november.mid, Start: november.start, End: november.end, Used: gpuHours * gpuHour}
 }
 
 // pods are a job: so many of that size, in the queue, for so many seconds.
@@ -145,7 +145,7 @@ func TestAdmit(t *testing.T) {
 		},
 		"a budget without a period does not come back": {
 			specs: []Spec{budgeted(top("a"), &Budget{MilliGPUSeconds: 100 * gpuHour, Enforcement: Hold})},
-			books: map[string]Checkpoint{"a": {AsOf: november.noon, End: NoLimit, Used: 90 * gpuHour}}, job: pods("a", 11, 1000, hour),
+			books: map[string]Checkpoint{"a": {AsOf: november.mid, End: NoLimit, Used: 90 * gpuHour}}, job: pods("a", 11, 1000, hour),
 			want: Verdict{Reason: OverBudget, Queue: "a", Used: 90 * gpuHour, Need: 11 * gpuHour, Limit: 100 * gpuHour},
 		},
 		"a job is charged to two periods": {
@@ -223,11 +223,11 @@ func TestAdmit(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := atNoon(t, test.specs...)
+			b := midNovember(t, test.specs...)
 			for q, c := range test.books {
 				b.SetCheckpoint(q, c)
 			}
-			setAll(b, test.runs, november.noon)
+			setAll(b, test.runs, november.mid)
 			got := b.Admit(test.job)
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Fatalf("%s\n%s", got.Message(), diff)
@@ -247,21 +247,21 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestFourQuartersForAnHourAreOneGPUHour(t *testing.T) {
-	b := atNoon(t, budgeted(top("a"), monthly(1, Hold)))
+	b := midNovember(t, budgeted(top("a"), monthly(1, Hold)))
 	quarters := pods("a", 4, 250, 3600)
 	if v := b.Admit(quarters); !v.OK() {
 		t.Fatal(v.Message())
 	}
-	setAll(b, quarters, november.noon)
+	setAll(b, quarters, november.mid)
 	if s, _ := b.Standing("a"); s.Held != gpuHour || s.Running != 1000 {
 		t.Errorf("%+v", s)
 	}
 	if v := b.Admit(pods("a", 1, 1, 1)); v.Reason != OverBudget {
 		t.Error(v.Message())
 	}
-	b.Advance(november.noon + 3600)
+	b.Advance(november.mid + 3600)
 	for _, c := range quarters {
-		c.Start, c.End = november.noon, november.noon+3600
+		c.Start, c.End = november.mid, november.mid+3600
 		b.Set(c)
 	}
 	if s, _ := b.Standing("a"); s.Held != gpuHour || s.Running != 0 {
@@ -271,8 +271,8 @@ func TestFourQuartersForAnHourAreOneGPUHour(t *testing.T) {
 
 // TestClaimsThatEndedCountUntilTheyAreOnTheBooks of all budgets above.
 func TestClaimsThatEndedCountUntilTheyAreOnTheBooks(t *testing.T) {
-	b := atNoon(t, budgeted(top("a"), monthly(100, Hold)), budgeted(under("a", "b"), monthly(100, Hold)))
-	now := november.noon
+	b := midNovember(t, budgeted(top("a"), monthly(100, Hold)), budgeted(under("a", "b"), monthly(100, Hold)))
+	now := november.mid
 	c := Claim{ID: "x", Queue: "b", MilliGPU: 1000, Rate: 1000, Start: now, Runtime: 7200}
 	b.Set(c)
 	held := func(what string, a, bb int64) {
@@ -312,8 +312,8 @@ func TestClaimsThatEndedCountUntilTheyAreOnTheBooks(t *testing.T) {
 }
 
 func TestClaimsThatRunLongerThanTheySaid(t *testing.T) {
-	b := atNoon(t, budgeted(top("a"), monthly(100, Hold)))
-	now := november.noon
+	b := midNovember(t, budgeted(top("a"), monthly(100, Hold)))
+	now := november.mid
 	b.Set(Claim{ID: "x", Queue: "a", MilliGPU: 1000, Rate: 1000, Start: now, Runtime: 600})
 	b.Set(Claim{ID: "late", Queue: "a", MilliGPU: 1000, Rate: 1, Start: now - 900, Runtime: 600}) // ran over when it was seen
 	for at, want := range map[int64]int64{now: 600e3 + 4500, now + 599: 600e3 + 4500 + 599} {
@@ -365,8 +365,8 @@ func TestCheckpointsOfAnotherPeriod(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := top("a")
 			a.Budget = &Budget{MilliGPUSeconds: 100 * gpuHour, Period: test.period, Enforcement: Hold}
-			b := atNoon(t, a)
-			b.now = 0 // atNoon's time is later
+			b := midNovember(t, a)
+			b.now = 0 // midNovember's time is later
 			b.Advance(now)
 			b.Set(Claim{ID: "runs", Queue: "a", MilliGPU: 1000, Rate: 1000, Start: start - 7200, Runtime: 14 * 3600})
 			b.Set(Claim{ID: "ended", Queue: "a", MilliGPU: 1000, Rate: 1000, Start: start - 7200, End: start + 3600})
@@ -382,7 +382,7 @@ func TestCheckpointsOfAnotherPeriod(t *testing.T) {
 
 // TestAPeriodTurnsWithoutBooks: what was held of the new one is, nothing is used, and the checkpoint that came early counts from its time.
 func TestAPeriodTurnsWithoutBooks(t *testing.T) {
-	b := atNoon(t, budgeted(top("a"), monthly(100, Hold)))
+	b := midNovember(t, budgeted(top("a"), monthly(100, Hold)))
 	b.SetCheckpoint("a", used(95))
 	b.Advance(november.end - 3600)
 	setAll(b, pods("a", 2, 1000, 3*3600), november.end-3600)
@@ -400,8 +400,8 @@ func TestAPeriodTurnsWithoutBooks(t *testing.T) {
 }
 
 func TestSetTreeKeepsClaims(t *testing.T) {
-	b := atNoon(t, top("a"), under("a", "b"), budgeted(top("z"), monthly(5, Hold)))
-	setAll(b, pods("b", 3, 1000, 3600), november.noon)
+	b := midNovember(t, top("a"), under("a", "b"), budgeted(top("z"), monthly(5, Hold)))
+	setAll(b, pods("b", 3, 1000, 3600), november.mid)
 	b.SetCheckpoint("a", used(7))
 	tree, _ := NewTree([]Spec{budgeted(top("a"), monthly(10, Hold))})
 	b.SetTree(tree) // b is deleted with running pods: they count nowhere until it is there again
@@ -430,11 +430,11 @@ func TestSetTreeKeepsClaims(t *testing.T) {
 func TestSharesFollowWindows(t *testing.T) {
 	a := limited(top("a"), 1000)
 	a.Windows = []Window{{From: 22 * 3600, To: 6 * 3600, Share: Share{Guaranteed: 4000, Limit: 8000}}}
-	b := atNoon(t, a)
+	b := midNovember(t, a)
 	for _, step := range []struct {
 		at   int64
 		want Reason
-	}{{november.noon + 6*3600, OverLimit}, {november.noon + 22*3600, Admitted}, {november.noon + 30*3600 - 1, Admitted}, {november.noon + 30*3600, OverLimit}} {
+	}{{november.mid + 6*3600, OverLimit}, {november.mid + 22*3600, Admitted}, {november.mid + 30*3600 - 1, Admitted}, {november.mid + 30*3600, OverLimit}} {
 		b.Advance(step.at)
 		if v := b.Admit(pods("a", 8, 1000, 60)); v.Reason != step.want {
 			t.Errorf("at %s: %s", moment(step.at), v.Message())
@@ -446,11 +446,11 @@ func TestSharesFollowWindows(t *testing.T) {
 }
 
 func TestStanding(t *testing.T) {
-	b := atNoon(t, budgeted(guaranteed(top("a"), 2000, 0), monthly(10, Drain)), budgeted(under("a", "b"), monthly(0, Notify)))
+	b := midNovember(t, budgeted(guaranteed(top("a"), 2000, 0), monthly(10, Drain)), budgeted(under("a", "b"), monthly(0, Notify)))
 	b.SetCheckpoint("a", used(10))
-	b.Set(Claim{ID: "1", Queue: "a", Class: "h200", MilliGPU: 1000, Rate: 1500, Start: november.noon, Runtime: 60})
-	b.Set(Claim{ID: "2", Queue: "b", Class: "l4", MilliGPU: 2500, Rate: 250, Start: november.noon, Runtime: 60})
-	b.Set(Claim{ID: "3", Queue: "b", Class: "t4", MilliGPU: 500, Rate: 50, Start: november.noon, Runtime: 60})
+	b.Set(Claim{ID: "1", Queue: "a", Class: "h200", MilliGPU: 1000, Rate: 1500, Start: november.mid, Runtime: 60})
+	b.Set(Claim{ID: "2", Queue: "b", Class: "l4", MilliGPU: 2500, Rate: 250, Start: november.mid, Runtime: 60})
+	b.Set(Claim{ID: "3", Queue: "b", Class: "t4", MilliGPU: 500, Rate: 50, Start: november.mid, Runtime: 60})
 	b.Delete("3")
 	b.Delete("never was")
 	want := Standing{
@@ -511,7 +511,7 @@ func TestSumsEqualARecomputation(t *testing.T) {
 			under("a1", "b1"), budgeted(under("a", "a1"), monthly(5, Drain)), under("a1", "a1x"),
 		})
 		trees = append(trees, other, trees[0], trees[0])
-		now := november.noon
+		now := november.mid
 		names := append(trees[0].Names(), "none", "")
 		for range 150 {
 			switch r.IntN(10) {

@@ -9,7 +9,7 @@ import (
 
 func TestAssess(t *testing.T) {
 	const day = 86400
-	at := november.noon // 15 days before the end
+	at := november.mid // 15 days before the end
 	spent := func(gpuHours int64) Checkpoint { return used(gpuHours) }
 	for name, test := range map[string]struct {
 		budget                          *Budget

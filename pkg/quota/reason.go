@@ -68,7 +68,8 @@ type Verdict struct {
 	// Resets is when the period ends that has too little left; 0 where none does.
 	Resets int64
 	// CouldStart is the earliest moment at which it may be let through if nothing else starts and what runs takes as long as it
-	// said: 0 when nobody can tell. Admit tells it where budgets alone are in the way.
+	// said: 0 when nobody can tell. Admit tells it where budgets alone are in
+	// the way; see [Book.CouldStart].
 	CouldStart int64
 	// Detail says more in words, where numbers do not tell all: empty for most.
 	Detail string
