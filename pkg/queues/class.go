@@ -2,6 +2,7 @@ package queues
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -77,7 +78,8 @@ func newSelector(c *v1alpha1.GPUClass) (selector, error) {
 func (r *specReader) selector(field string, s *metav1.LabelSelector) labels.Selector {
 	out, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
-		r.invalid(field, metav1.FormatLabelSelector(s), "a label selector: "+err.Error())
+		text, _ := json.Marshal(s) // strings alone: it does not err
+		r.invalid(field, string(text), "a label selector: "+err.Error())
 		return labels.Nothing()
 	}
 	return out
