@@ -93,7 +93,9 @@ func (s *State) unreserve(pod *v1.Pod) {
 		return
 	}
 	h.own = false
-	s.release(func(uid types.UID, other *hold) bool { return uid == pod.UID || other.gang == h.gang && h.gang != (gang.Key{}) })
+	s.release(func(uid types.UID, other *hold) bool {
+		return uid == pod.UID || other.gang == h.gang && h.gang != (gang.Key{})
+	})
 }
 
 // release gives back the holds, of those that are asked for, whose pods have no GPUs in the cache. The lock is held.

@@ -177,4 +177,3 @@ func (s *State) inFlight(j *job) bool {
 	}
 	return false
 }
-

@@ -172,7 +172,6 @@ func (s *State) dismiss() {
 	s.activate(pods)
 }
 
-
 // adopt is for the first queue: it makes everything known that was not looked at without one.
 func (s *State) adopt() {
 	for _, p := range s.pods() {
