@@ -101,20 +101,22 @@ func (db *SQL) Verify(ctx context.Context) (Audit, error) {
 			var l link
 			var end int64
 			var hash []byte
-			var there bool
-			if err := rows.Scan(&l.seq, &k.podUID, &k.number, &end, &hash, &l.hash, &there); err != nil {
+			var last sql.NullInt64 // link of the segment, as its row says
+			if err := rows.Scan(&l.seq, &k.podUID, &k.number, &end, &hash, &l.hash, &last); err != nil {
 				return err
 			}
 			at = at.next(k, end, hash)
 			switch {
 			case at.seq != l.seq || !bytes.Equal(at.hash, l.hash):
 				return fmt.Errorf("%w: audit row %d, of pod %s, segment %d, does not follow the one before", ErrTampered, l.seq, k.podUID, k.number)
-			case !there && end > s.compacted:
+			case !last.Valid && end > s.compacted:
 				return fmt.Errorf("%w: the row of pod %s, segment %d, is gone (audit row %d)", ErrTampered, k.podUID, k.number, l.seq)
+			case last.Valid && last.Int64 < l.seq:
+				return fmt.Errorf("%w: the row of pod %s, segment %d, is older than audit row %d", ErrTampered, k.podUID, k.number, l.seq)
 			}
 			found.Links++
 			return nil
-		}, `SELECT a.seq, a.pod_uid, a.number, a.end_at, a.leaf, a.hash, s.pod_uid IS NOT NULL
+		}, `SELECT a.seq, a.pod_uid, a.number, a.end_at, a.leaf, a.hash, s.audit_seq
 			FROM audit a LEFT JOIN segments s ON s.pod_uid = a.pod_uid AND s.number = a.number ORDER BY a.seq`)
 		if err != nil {
 			return err

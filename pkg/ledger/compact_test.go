@@ -1,0 +1,149 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func TestCompactKeepsTheTotals(t *testing.T) {
+	const day = int64(24 * 3600)
+	everything := []Dimension{"queue", "namespace", "user", "workload", "class", "product", "profile", "currency", "label:model"}
+	type question struct {
+		query            Query
+		bucket, timeZone string
+	}
+	hours := []question{
+		{Query{}, "", ""},
+		{Query{}, "hour", "UTC"},
+		{Query{}, "day", "Europe/Berlin"},
+		{Query{From: epochStart + 5*3600, To: epochStart + 50*3600, Queues: []string{"a", "b"}}, "hour", "America/New_York"},
+		{Query{Label: "model", LabelIs: "x", Namespaces: []string{"m"}}, "day", "UTC"},
+		{Query{}, "month", "America/New_York"},
+	}
+	days := []question{{Query{}, "", ""}, {Query{}, "day", "UTC"}, {Query{From: epochStart + day, To: epochStart + 4*day}, "day", "UTC"}}
+	months := []question{{Query{}, "", ""}, {Query{}, "month", "UTC"}}
+
+	onBoth(t, func(t *testing.T, fresh func() string) {
+		ctx := context.Background()
+		db, epoch := led(t, fresh())
+		// Some over the end of a month; more than one step of Compact.
+		commit(t, db, epoch, 0, random(1, compactStep+1000, epochStart, 40*day)...)
+		ask := func(questions []question) (answers [][]Total) {
+			for _, q := range questions {
+				q.query.IncludeRollups = true
+				totals, err := db.Totals(ctx, q.query, everything, q.bucket, q.timeZone)
+				if err != nil {
+					t.Fatal(err)
+				}
+				answers = append(answers, totals)
+			}
+			return answers
+		}
+		charged := func(from, to int64) map[string]int64 {
+			sums, err := db.Charged(ctx, from, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sums
+		}
+		counts := func() (segments, hours, days, months int) {
+			err := db.view(ctx, func(tx *tx) error {
+				return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM segments), (SELECT COUNT(*) FROM rollups WHERE unit = 'hour'),
+					(SELECT COUNT(*) FROM rollups WHERE unit = 'day'), (SELECT COUNT(*) FROM rollups WHERE unit = 'month')`).Scan(
+					&segments, &hours, &days, &months)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		// Roll-ups know no pods and are other rows. Lines of nothing but segments without duration go.
+		alike := []cmp.Option{
+			cmpopts.IgnoreFields(Total{}, "Segments", "Pods"),
+			cmpopts.IgnoreSliceElements(func(total Total) bool { return total.MilliGPUSeconds == 0 }),
+		}
+		byHour, byDay, byMonth := ask(hours), ask(days), ask(months)
+		all, part := charged(0, 0), charged(epochStart+3*3600, epochStart+27*3600)
+
+		// In two goes, the first in the midst.
+		commit(t, db, epoch, epochStart+90*day+MinRetention)
+		for _, before := range []int64{epochStart + 10*day + 1234, epochStart + 90*day} {
+			rows, err := db.Compact(ctx, epoch, before)
+			segments, _, days, _ := counts()
+			if err != nil || rows == 0 || days != 0 {
+				t.Fatalf("%d rows are gone, %d are left, %d days: %v", rows, segments, days, err)
+			}
+			if diff := cmp.Diff(byHour, ask(hours), alike...); diff != "" {
+				t.Errorf("after compaction (-before +after):\n%.3000s", diff)
+			}
+			if diff := cmp.Diff(all, charged(0, 0)) + cmp.Diff(part, charged(epochStart+3*3600, epochStart+27*3600)); diff != "" {
+				t.Errorf("charged after compaction:\n%s", diff)
+			}
+			if _, err := db.Verify(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		if rows, err := db.Compact(ctx, epoch, epochStart+90*day); rows != 0 || err != nil {
+			t.Errorf("again: %d rows are gone: %v", rows, err)
+		}
+
+		commit(t, db, epoch, epochStart+90*day+HourRetention)
+		if _, err := db.Compact(ctx, epoch, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, hours, days, months := counts(); hours != 0 || days == 0 || months != 0 {
+			t.Errorf("%d hours, %d days, %d months", hours, days, months)
+		}
+		if diff := cmp.Diff(byDay, ask(nil), alike...); diff == "" {
+			t.Error("the comparison finds no difference where there is one")
+		}
+		if diff := cmp.Diff(byDay, ask(days), alike...); diff != "" {
+			t.Errorf("after a year (-before +after):\n%.3000s", diff)
+		}
+
+		commit(t, db, epoch, epochStart+90*day+DayRetention)
+		if _, err := db.Compact(ctx, epoch, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, hours, days, months := counts(); hours != 0 || days != 0 || months == 0 {
+			t.Errorf("%d hours, %d days, %d months", hours, days, months)
+		}
+		if diff := cmp.Diff(byMonth, ask(months), alike...) + cmp.Diff(all, charged(0, 0)); diff != "" {
+			t.Errorf("after years (-before +after):\n%.3000s", diff)
+		}
+	})
+}
+
+func TestCompactLeavesWhatIsToBeKept(t *testing.T) {
+	onBoth(t, func(t *testing.T, fresh func() string) {
+		ctx := context.Background()
+		db, epoch := led(t, fresh())
+		now := epochStart + MinRetention
+		ended := at(0, false, "finished")
+		ended.Start, ended.Through, ended.End = epochStart-100, epochStart, epochStart
+		runs := at(0, false, "")
+		runs.PodUID, runs.Start, runs.Through = "runs", epochStart-100, now
+		commit(t, db, epoch, now, ended, runs)
+		for before, want := range map[int64]error{epochStart + 1: ErrRetained, now: ErrRetained, epochStart - 1: nil} {
+			if rows, err := db.Compact(ctx, epoch, before); rows != 0 || !errors.Is(err, want) {
+				t.Errorf("before %d: %d rows are gone: %v, want %v", before, rows, err, want)
+			}
+		}
+		if rows, err := db.Compact(ctx, epoch, epochStart); rows != 1 || err != nil {
+			t.Errorf("%d rows are gone: %v", rows, err)
+		}
+		if diff := cmp.Diff([]Segment{runs}, all(t, db, Query{})); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		// Who comes with it again does not get it counted twice.
+		if err := db.Commit(ctx, epoch, now, []Segment{ended}); !errors.Is(err, ErrConflict) {
+			t.Errorf("a segment whose row is gone: %v", err)
+		}
+		runs.Through++
+		commit(t, db, epoch, now+1, runs)
+	})
+}
