@@ -9,7 +9,8 @@
 //	deleted     the moment its deletion was seen, if its containers were still said to run: a pod object goes when its kubelet
 //	            has stopped them, or when somebody forces it
 //	deadline    a deletion that was missed, of a pod that had been told to go: the end of its grace period
-//	missing     a deletion that was missed: one tick after the moment to which it is charged. Marked as estimated, as deadline is
+//	missing     a deletion that was missed: half-way between the moment to which it is charged and now, but no more than a tick
+//	            after the first. Marked as estimated, as deadline is
 //	phase       it ended without a container's time, for instance evicted before any ran: when its status says so, or else when that
 //	            was seen
 //

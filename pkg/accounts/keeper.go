@@ -27,9 +27,6 @@ const (
 	lag = 2
 	// reviewEvery is after how many ticks all pods are looked at, whether they changed or not.
 	reviewEvery = 20
-	// maxLeap is how many ticks the watermark may move at once beyond the time that passed: a clock that is set forward does not
-	// charge hours that nobody had.
-	maxLeap = 5
 )
 
 // Options say what a keeper reads and writes.
@@ -55,6 +52,7 @@ type Keeper struct {
 	o        Options
 	lister   corelisters.PodLister
 	synced   cache.InformerSynced
+	clock    *clock
 	reviewed atomic.Bool // false when all pods are to be looked at
 
 	mu sync.Mutex
@@ -64,7 +62,6 @@ type Keeper struct {
 	// What follows belongs to the goroutine of Run.
 
 	epoch, asOf int64
-	at          time.Time // of the last commit, with the clock that is never set
 	ticks       int
 	// accounts has the last segment of each pod that is there or is not settled.
 	accounts map[types.UID]ledger.Segment
@@ -87,9 +84,10 @@ func NewKeeper(o Options) (*Keeper, error) {
 	if o.Wall == nil {
 		o.Wall = func() int64 { return time.Now().Unix() }
 	}
-	pods := o.Pods.Core().V1().Pods()
+	pods, started := o.Pods.Core().V1().Pods(), time.Now()
 	k := &Keeper{
-		o: o, lister: pods.Lister(), notes: map[types.UID]note{},
+		o: o, lister: pods.Lister(), clock: &clock{wall: o.Wall, passed: func() time.Duration { return time.Since(started) }},
+		notes:    map[types.UID]note{},
 		accounts: map[types.UID]ledger.Segment{}, suspects: map[types.UID]bool{},
 	}
 	r, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -113,6 +111,7 @@ func NewKeeper(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("informer of pods: %w", err)
 	}
 	k.synced = r.HasSynced
+	k.clock.start()
 	return k, nil
 }
 
@@ -124,7 +123,7 @@ func (k *Keeper) note(obj any, there Presence) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.notes[pod.UID] = note{pod, there, k.o.Wall()}
+	k.notes[pod.UID] = note{pod, there, k.clock.now()}
 }
 
 // Review has all pods looked at in the next tick: the terms changed. Safe for concurrent use.
@@ -137,6 +136,7 @@ func (k *Keeper) Run(ctx context.Context, holder string, least int64) error {
 	if !cache.WaitForCacheSync(ctx.Done(), k.synced) {
 		return ctx.Err()
 	}
+	k.clock.start()
 	started := false
 	ticker := time.NewTicker(k.o.Tick)
 	defer ticker.Stop()
@@ -201,7 +201,7 @@ func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
 			accounts[p.UID] = s
 		}
 	}
-	k.accounts, k.at = accounts, time.Time{}
+	k.accounts = accounts
 	k.suspects = map[types.UID]bool{}
 	for uid := range accounts {
 		k.suspects[uid] = !there[uid] // every event up to here was heard: they are gone
@@ -226,8 +226,9 @@ func (k *Keeper) read(ctx context.Context, q ledger.Query) (map[types.UID]ledger
 
 // tick charges everything up to now and commits it. When that fails everything is as it was before.
 func (k *Keeper) tick(ctx context.Context) error {
-	now := k.o.Wall()
-	through := k.watermark(now)
+	k.clock.tick(k.seconds())
+	now := k.clock.now()
+	through := max(now-lag, k.asOf)
 	review := k.ticks%reviewEvery == 0 || !k.reviewed.Load()
 	k.reviewed.Store(true)
 
@@ -264,7 +265,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 		return err
 	}
 	k.ticks++
-	k.asOf, k.at = through, time.Now()
+	k.asOf = through
 	for _, s := range changed {
 		uid := types.UID(s.PodUID)
 		if was, ok := k.accounts[uid]; !ok || was.Number <= s.Number {
@@ -311,17 +312,6 @@ func (k *Keeper) advance(changed []ledger.Segment, through int64) []ledger.Segme
 }
 
 func (k *Keeper) seconds() int64 { return int64(k.o.Tick / time.Second) }
-
-// watermark is the moment to charge to. It does not go back when the clock does, and does not leap when the clock is set forward,
-// but for the first tick of a leader: what runs then ran while nobody looked.
-func (k *Keeper) watermark(now int64) int64 {
-	through := max(now-lag, k.asOf)
-	if !k.at.IsZero() {
-		passed := int64(time.Since(k.at) / time.Second)
-		through = min(through, k.asOf+passed+maxLeap*k.seconds())
-	}
-	return through
-}
 
 // review is a note of every pod, those that were heard of and all others, and the accounts of pods that are not there.
 func (k *Keeper) review(notes map[types.UID]note, now int64) (all map[types.UID]note, missing map[types.UID]bool, err error) {

@@ -49,7 +49,7 @@ func Observe(pod *v1.Pod, there Presence, now, charged, tick int64) (Observation
 	case there == Missed && pod.DeletionTimestamp != nil:
 		o.End, o.Evidence, o.Estimated = pod.DeletionTimestamp.Unix(), ByDeadline, true
 	case there == Missed:
-		o.End, o.Evidence, o.Estimated = max(charged, o.Bound)+tick, ByMissing, true
+		o.End, o.Evidence, o.Estimated = lost(max(charged, o.Bound), now, tick), ByMissing, true
 	}
 	if o.End != 0 {
 		o.End = min(max(o.End, o.Bound), now)
@@ -57,7 +57,13 @@ func Observe(pod *v1.Pod, there Presence, now, charged, tick int64) (Observation
 	return o, true
 }
 
-// CloseMissing closes the account of a pod of which nothing is left but its segments, one tick after the moment to which it is charged. It returns nil when the account is settled.
+// lost is when a pod is taken to have ended that was there at the moment from, and is not there now: half-way, but no more than a tick
+// after from. So it is wrong by a tick at most where nobody looked for up to two.
+func lost(from, now, tick int64) int64 {
+	return from + min(tick, max(now-from, 0)/2)
+}
+
+// CloseMissing closes the account of a pod of which nothing is left but its segments. It returns nil when the account is settled.
 func CloseMissing(was []ledger.Segment, now, charged, tick int64) []ledger.Segment {
 	if len(was) == 0 || Settled(was) {
 		return nil
@@ -66,7 +72,7 @@ func CloseMissing(was []ledger.Segment, now, charged, tick int64) []ledger.Segme
 	if last.End != 0 {
 		return nil // what follows was never begun
 	}
-	last.End = max(min(max(charged, last.Start)+tick, now), last.Start)
+	last.End = lost(max(charged, last.Start), now, tick)
 	last.Through, last.Closed, last.Estimated = last.End, string(ByMissing), true
 	return []ledger.Segment{last}
 }
