@@ -72,8 +72,16 @@ func (a *account) open(c Checkpoint, now int64) {
 	start, end := a.budget.PeriodAt(now)
 	used, asOf, carried := c.in(start, end)
 	a.used, a.asOf, a.clamped = used, min(asOf, now), asOf > now
-	a.periods = append(a.periods[:0], period{start: start, end: end, limit: a.budget.LimitIn(start, end, carried)})
 	a.rolling, a.ahead = wide{}, 0
+	first := period{start: start, end: end, limit: a.budget.LimitIn(start, end, carried)}
+	if len(a.periods) == 0 || a.periods[0].start != start {
+		a.periods = append(a.periods[:0], first)
+		return
+	}
+	a.periods[0] = first
+	for i := range a.periods { // the later ones are as they were: a calendar costs more than all else
+		a.periods[i].held = wide{}
+	}
 }
 
 // reach makes periods up to that moment.
@@ -162,6 +170,25 @@ func (a *account) stands(i int, last standing, rolling, later int64) standing {
 		s.used = a.used
 	}
 	return s
+}
+
+// longest is more than any period lasts, in days.
+var longest = [...]int64{PeriodDay: 3, PeriodWeek: 9, PeriodMonth: 33, PeriodQuarter: 94, PeriodYear: 368}
+
+// roomy says that the job fits into any period that nobody holds anything in, so that they need not be looked at one by one.
+func (a *account) roomy(d *demand) bool {
+	if int(a.budget.Period) >= len(longest) {
+		return false
+	}
+	var most, least wide
+	most.scale(a.rolling, RollingHold)
+	length := longest[a.budget.Period] * 86400
+	most.add(d.in(0, length, 0), 1)
+	least.add(a.budget.MilliGPUSeconds, 1)
+	for _, j := range a.budget.Adjustments {
+		least.add(min(j.MilliGPUSeconds, 0), 1)
+	}
+	return most.value() <= least.value()
 }
 
 // exhausted says that the budget is used up and is enforced by more than a notice.

@@ -83,7 +83,7 @@ func (b *Book) sum(j Job, q *queue, d *demand) (other string) {
 }
 
 // Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has already
-// are not counted twice: the rest is admitted against what is left. The cost grows with the depth of the tree and the periods that the
+// are not counted twice: the rest is admitted against what is left, as if it started now, whatever Start it has. The cost grows with the depth of the tree and the periods that the
 // job touches; nothing is allocated when it is admitted (of up to 8 different run times).
 //
 // From the job's queue to the top it checks the longest run time against MaxRuntime (a claim without a run time is never too long: what
@@ -175,6 +175,10 @@ func (q *queue) budgetVerdict(d *demand, at, rolling int64) Verdict {
 	ends := plus(at, d.longest)
 	var s standing
 	for i := 0; ; i++ {
+		// What rolls reaches an hour into those periods, unless the job starts in one.
+		if i == len(a.periods) && at < s.end && a.roomy(d) {
+			return Verdict{}
+		}
 		last := s.end
 		s = a.stands(i, s, rolling, plus(at, RollingHold))
 		if i > 0 && (s.start >= ends || s.end <= last) {

@@ -312,14 +312,16 @@ func (b *Book) Advance(now int64) {
 	b.forget()
 }
 
-// forget drops claims that ended and that nobody needs: at each budget above, they are on the books or were of a period before.
+// forget drops claims that ended and that nobody needs: at each budget above, they are on the books or were of a period before. Those of
+// a queue that does not exist are kept for an hour: it may be that nobody heard of it yet.
 func (b *Book) forget() {
 	if !b.sweep || b.now == 0 {
 		return
 	}
 	b.sweep = false
 	for id, e := range b.ended {
-		needed := false
+		needed := e.queue == nil && e.claim.Queue != "" && e.to > b.now-RollingHold
+		b.sweep = b.sweep || needed
 		for q := e.queue; q != nil && !needed; q = q.parent {
 			a := q.account
 			needed = a != nil && e.to > max(a.asOf, a.periods[0].start)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // november is a budget's period, and mid the moment in it 15 days before its end.
@@ -269,6 +270,56 @@ func TestFourQuartersForAnHourAreOneGPUHour(t *testing.T) {
 	}
 }
 
+// TestATwoHourJobWithOneHourLeft is refused whichever of the queues above has the hour, and says all that there is to know.
+func TestATwoHourJobWithOneHourLeft(t *testing.T) {
+	path := []string{"top", "division", "team", "own"}
+	for short, name := range path {
+		var specs []Spec
+		books := map[string]Checkpoint{}
+		for i, queue := range path {
+			s := budgeted(top(queue), monthly(1000, Hold))
+			if i > 0 {
+				s.Parent = path[i-1]
+			}
+			specs = append(specs, s)
+			books[queue] = used(500)
+		}
+		books[name] = used(900)
+		b := midNovember(t, specs...)
+		for queue, c := range books {
+			b.SetCheckpoint(queue, c)
+		}
+		setAll(b, pods(path[short], 1, 1000, 99*3600), november.mid)
+		job := pods("own", 1, 1000, 7200)
+		want := "queue " + name + " has 1 GPU-hours left of 1000 (used 900, held 99), 2 are needed; the period ends 2026-12-01T00:00:00Z" +
+			"; it could start 2026-11-30T23:00:00Z"
+		if got := b.Admit(job); got.Message() != want || got.Reason != OverBudget {
+			t.Errorf("%s:\n got %s\nwant %s", got.Reason, got.Message(), want)
+		}
+		if got := b.Admit(pods("own", 1, 1000, 3600)); !got.OK() {
+			t.Errorf("a job of one hour: %s", got.Message())
+		}
+	}
+}
+
+// TestALongJobTouchesEachPeriod of its years, also those far off in which the grant is less.
+func TestALongJobTouchesEachPeriod(t *testing.T) {
+	b := midNovember(t, budgeted(top("a"), &Budget{MilliGPUSeconds: 24 * gpuHour, Period: PeriodDay, Enforcement: Hold}))
+	years := pods("a", 1, 1000, 10*365*86400)
+	if v := b.Admit(years); !v.OK() {
+		t.Error(v.Message())
+	}
+	far := november.mid + 9*365*86400
+	tree, _ := NewTree([]Spec{budgeted(top("a"), &Budget{
+		MilliGPUSeconds: 24 * gpuHour, Period: PeriodDay, Enforcement: Hold, Adjustments: []Adjustment{{At: far + 7, MilliGPUSeconds: -gpuHour}},
+	})})
+	b.SetTree(tree)
+	want := Verdict{Reason: OverBudget, Queue: "a", Need: 24 * gpuHour, Limit: 23 * gpuHour, Resets: far + 86400}
+	if diff := cmp.Diff(want, b.Admit(years), cmpopts.IgnoreFields(Verdict{}, "CouldStart")); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestClaimsThatEndedCountUntilTheyAreOnTheBooks of all budgets above.
 func TestClaimsThatEndedCountUntilTheyAreOnTheBooks(t *testing.T) {
 	b := midNovember(t, budgeted(top("a"), monthly(100, Hold)), budgeted(under("a", "b"), monthly(100, Hold)))
@@ -424,6 +475,30 @@ func TestSetTreeKeepsClaims(t *testing.T) {
 	}
 	if v := b.Admit(pods("a", 1, 1000, 1)); v.Reason != OverBudget {
 		t.Error(v.Message())
+	}
+}
+
+// TestClaimsOfAQueueThatIsNotThereYet are kept for a while after they ended: they may be missing in its books.
+func TestClaimsOfAQueueThatIsNotThereYet(t *testing.T) {
+	b := midNovember(t)
+	ended := func(id string, end int64) {
+		b.Set(Claim{ID: id, Queue: "a", MilliGPU: 1000, Rate: 1000, Start: end - 3600, End: end})
+	}
+	ended("x", november.mid)
+	b.Advance(november.mid + 60)
+	ended("y", november.mid+60)
+	ended("other", november.mid)
+	b.Set(Claim{ID: "other", Start: 1, End: november.mid})
+	b.Advance(november.mid + 3600)
+	for id, want := range map[string]bool{"x": false, "y": true, "other": false} {
+		if _, ok := b.Holder(id); ok != want {
+			t.Errorf("%s is kept: %v", id, ok)
+		}
+	}
+	tree, _ := NewTree([]Spec{budgeted(top("a"), monthly(10, Hold))})
+	b.SetTree(tree)
+	if s, _ := b.Standing("a"); s.Held != gpuHour {
+		t.Errorf("%+v", s)
 	}
 }
 
