@@ -46,8 +46,8 @@ func LostWork(milliGPU int64, start, checkpointedAt, now time.Time) int64 {
 // ascending. It evicts nobody for nothing: without a plan for all that the gang needs there are no victims, and the rejection
 // says why. The rejection is OK when there is a plan, which may need no victims at all.
 //
-// Only units of a lower priority than the given one, the gang's, or that are owed are considered, and never members of the gang itself. Nobody
-// leaves for a gang whose minimum has places already: surplus members are not worth an eviction.
+// Only units of a lower priority than the given one, the gang's, or that are owed are considered, and never members of the gang
+// itself. Nobody leaves for a gang whose minimum has places already: surplus members are not worth an eviction.
 //
 // What the victims cost is compared in this order, and the least is taken:
 //
@@ -101,7 +101,7 @@ func makeRoom(p *Problem, priority int32, units []Unit, budgets []int, caps Caps
 		}
 		rejection.Detail += "evicting pods of lower priority would not be enough"
 		if len(caps.MilliGPU) > 0 {
-			rejection.Detail += ", nor would those who borrowed, down to their guarantees"
+			rejection.Detail += ", nor would evicting those who borrowed, down to their guarantees"
 		}
 		return nil, nil, rejection
 	}

@@ -10,16 +10,18 @@ import (
 type Caps struct {
 	// MilliGPU is by group (see [Occupant.Groups]) the most that may leave together.
 	MilliGPU []int64
-	// Straddle lets one unit of each group pass the cap if less than the cap leaves without it: a gang that holds some of what its
-	// queue is guaranteed and some that is borrowed leaves whole, where otherwise it would never give back what is borrowed.
+	// Straddle lets one unit of each group pass the cap if less than the cap leaves without it: a gang that holds some of
+	// what its queue is guaranteed and some that is borrowed leaves whole, where otherwise it would never give back what is
+	// borrowed.
 	Straddle bool
 }
 
-// Reclaim is [Preempt] for a gang that is guaranteed the room which others borrowed: it takes units that are owed, whatever their
-// priority, and ones of lower priority, and of no group more than its cap. Among what may leave, priority and lost work decide as ever.
-// A unit with a pod in a group that has no cap does not leave.
+// Reclaim is [Preempt] for a gang that is guaranteed the room which others borrowed: it takes units that are owed, whatever
+// their priority, and ones of lower priority, and of no group more than its cap. Among what may leave, priority and lost
+// work decide as ever. A unit with a pod in a group that has no cap does not leave.
 //
-// With up to 12 units that could help the cost is the least there is within the caps; with more, a way that exists may be missed.
+// With up to 12 units that could help the cost is the least there is within the caps; with more, a way that exists may be
+// missed.
 func Reclaim(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) (*Result, []int, fit.Rejection) {
 	return makeRoom(p, priority, units, budgets, caps, searchLimits{exact: maxExact, effort: maxEffort})
 }

@@ -67,8 +67,8 @@ func owe(r *rand.Rand, units []Unit) Caps {
 	return caps
 }
 
-// Reclaim takes back with the fewest lost hours: on instances of up to 12 units no set of units that keeps to the caps and makes room is
-// cheaper.
+// Reclaim takes back with the fewest lost hours: on instances of up to 12 units no set of units that keeps to the caps and
+// makes room is cheaper.
 func TestReclaimLosesTheFewestHours(t *testing.T) {
 	for name, tc := range map[string]struct {
 		straddle, rack bool
@@ -154,47 +154,57 @@ func TestReclaim(t *testing.T) {
 	}{
 		"priority protects nobody who borrowed": {
 			func(t *town) []Unit { return []Unit{in(t.unit(99, day, "a"), 2000, 0), t.unit(99, 0, "b")} },
-			Caps{MilliGPU: []int64{2000}}, 1, "[0]",
+			Caps{MilliGPU: []int64{2000}},
+			1, "[0]",
 		},
 		"of those who borrowed the lowest priority goes first": {
 			func(t *town) []Unit { return []Unit{in(t.unit(9, 0, "a"), 2000, 0), in(t.unit(8, day, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{4000}}, 1, "[1]",
+			Caps{MilliGPU: []int64{4000}},
+			1, "[1]",
 		},
 		"then who has done least": {
 			func(t *town) []Unit { return []Unit{in(t.unit(9, day, "a"), 2000, 0), in(t.unit(9, 1, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{4000}}, 1, "[1]",
+			Caps{MilliGPU: []int64{4000}},
+			1, "[1]",
 		},
 		"no more than a queue borrowed": {
 			func(t *town) []Unit {
 				return []Unit{in(t.unit(1, 1, "a"), 2000, 0), in(t.unit(1, 2, "b"), 2000, 0), in(t.unit(1, day, "c"), 2000, 1)}
 			},
-			Caps{MilliGPU: []int64{3000, 2000}}, 2, "[0 2]",
+			Caps{MilliGPU: []int64{3000, 2000}},
+			2, "[0 2]",
 		},
 		"nor than the one above it": {
 			func(t *town) []Unit {
 				return []Unit{in(t.unit(1, 1, "a"), 2000, 0, 2), in(t.unit(1, 2, "b"), 2000, 1, 2), in(t.unit(1, day, "c"), 2000)}
 			},
-			Caps{MilliGPU: []int64{2000, 2000, 2000}}, 2, "[0 2]",
+			Caps{MilliGPU: []int64{2000, 2000, 2000}},
+			2, "[0 2]",
 		},
 		"nothing of what is guaranteed": {
 			func(t *town) []Unit { return []Unit{in(t.unit(1, 1, "a"), 2000, 0), in(t.unit(1, 1, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{1999}}, 1, "nor would those who borrowed, down to their guarantees",
+			Caps{MilliGPU: []int64{1999}},
+			1, "nor would evicting those who borrowed, down to their guarantees",
 		},
 		"but from a gang astride the guarantee, if asked to": {
 			func(t *town) []Unit { return []Unit{in(t.unit(1, 1, "a"), 2000, 0), in(t.unit(1, 2, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{1999}, Straddle: true}, 1, "[0]",
+			Caps{MilliGPU: []int64{1999}, Straddle: true},
+			1, "[0]",
 		},
 		"one such and not two": {
 			func(t *town) []Unit { return []Unit{in(t.unit(1, 1, "a"), 2000, 0), in(t.unit(1, 1, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{1999}, Straddle: true}, 2, "nor would those who borrowed, down to their guarantees",
+			Caps{MilliGPU: []int64{1999}, Straddle: true},
+			2, "nor would evicting those who borrowed, down to their guarantees",
 		},
 		"not one of a queue that borrowed nothing": {
 			func(t *town) []Unit { return []Unit{in(t.unit(1, 1, "a"), 2000, 0)} },
-			Caps{MilliGPU: []int64{0}, Straddle: true}, 1, "nor would those who borrowed, down to their guarantees",
+			Caps{MilliGPU: []int64{0}, Straddle: true},
+			1, "nor would evicting those who borrowed, down to their guarantees",
 		},
 		"nobody of a group without a cap": {
 			func(t *town) []Unit { return []Unit{in(t.unit(1, 1, "a"), 2000, 1), in(t.unit(1, 9, "b"), 2000, 0)} },
-			Caps{MilliGPU: []int64{2000}}, 1, "[1]",
+			Caps{MilliGPU: []int64{2000}},
+			1, "[1]",
 		},
 		"nor with surplus that is more": {
 			func(t *town) []Unit {
@@ -202,7 +212,8 @@ func TestReclaim(t *testing.T) {
 				rest.Gang, surplus.Gang, surplus.Surplus = Key{Name: "g"}, Key{Name: "g"}, true
 				return []Unit{rest, surplus}
 			},
-			Caps{MilliGPU: []int64{2000}}, 1, "[1]",
+			Caps{MilliGPU: []int64{2000}},
+			1, "[1]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,8 +236,8 @@ func TestReclaim(t *testing.T) {
 	}
 }
 
-// A queue below its guarantee gets it back within one pass: what package quota allows to take is enough for Reclaim to make room, with the
-// fewest lost hours of all sets that push nobody below a guarantee.
+// A queue below its guarantee gets it back within one pass: what package quota allows to take is enough for Reclaim to make
+// room, with the fewest lost hours of all sets that push nobody below a guarantee.
 func TestAQueueGetsItsGuaranteeBackInOnePass(t *testing.T) {
 	const gpus, now = 10, 1_800_000_000
 	r := rand.New(rand.NewPCG(5, 8))
@@ -303,8 +314,9 @@ func TestAQueueGetsItsGuaranteeBackInOnePass(t *testing.T) {
 			refused++
 			continue
 		}
-		if want := cheapestWithin(&town.Problem, 0, candidates, nil, Caps{MilliGPU: allowed.Caps}); slices.Compare(dumbPrice(candidates, nil, victims), want) != 0 {
-			t.Fatalf("round %d: victims %v cost %v, the least is %v", round, victims, dumbPrice(candidates, nil, victims), want)
+		got, want := dumbPrice(candidates, nil, victims), cheapestWithin(&town.Problem, 0, candidates, nil, Caps{MilliGPU: allowed.Caps})
+		if slices.Compare(got, want) != 0 {
+			t.Fatalf("round %d: victims %v cost %v, the least is %v", round, victims, got, want)
 		}
 		if len(victims) == 0 {
 			continue

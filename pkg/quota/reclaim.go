@@ -2,14 +2,16 @@ package quota
 
 import "slices"
 
-// Reclaim is what a queue may take back from others: no more than the caps from the groups of pods that [Reclaim.Groups] tells.
+// Reclaim is what a queue may take back from others: no more than the caps from the groups of pods that [Reclaim.Groups]
+// tells.
 //
-// A guarantee is its subtree's: what a queue lacks of it may be taken from anywhere outside of it, for a job anywhere below it, whatever the
-// queues below are guaranteed themselves. Where the job and the pod that would leave part ways, going up, is a queue above the job
-// that lacks something, and one above the pod that has more than its guarantee; below that one each has more, too.
+// A guarantee is its subtree's: what a queue lacks of it may be taken from anywhere outside of it, for a job anywhere below
+// it, whatever the queues below are guaranteed themselves. Where the job and the pod that would leave part ways, going up,
+// is a queue above the job that lacks something, and one above the pod that has more than its guarantee; below that one each
+// has more, too.
 //
-// What is taken never makes a queue lack anything of its guarantee. Where the guarantees fit in the capacity, a job that stays within the
-// guarantee of its queue can take as much as it needs beyond what is idle, if pods are small enough.
+// What is taken never makes a queue lack anything of its guarantee. Where the guarantees fit in the capacity, a job that
+// stays within the guarantee of its queue can take as much as it needs beyond what is idle, if pods are small enough.
 type Reclaim struct {
 	// Caps are how much may be taken from each group, in milli-GPU: from each subtree what it has above its guarantee.
 	Caps []int64
@@ -21,8 +23,9 @@ type Reclaim struct {
 	strangers []int
 }
 
-// Reclaim says what the job's queue may take from others so that the job can start, with the shares that count at the time of Advance.
-// Nothing for a job of no queue or of one that is not valid. Of the job's claims those that started need nothing any more.
+// Reclaim says what the job's queue may take from others so that the job can start, with the shares that count at the time
+// of Advance. Nothing for a job of no queue or of one that is not valid. Of the job's claims those that started need nothing
+// any more.
 func (b *Book) Reclaim(j Job) Reclaim {
 	var r Reclaim
 	if len(j) == 0 {
@@ -57,9 +60,9 @@ func (b *Book) Reclaim(j Job) Reclaim {
 	return r
 }
 
-// Groups are the indices of the caps that count for a pod of that queue, and false when nothing may be taken from it. A pod of no
-// queue, or of one that does not exist any more, is a borrower of all that it has. Pods of the job's own queue, and of those below it, are
-// for priority to decide among.
+// Groups are the indices of the caps that count for a pod of that queue, and false when nothing may be taken from it. A pod
+// of no queue, or of one that does not exist any more, is a borrower of all that it has. Pods of the job's own queue, and of
+// those below it, are for priority to decide among.
 func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
 	groups = r.groups[queue]
 	if !r.known[queue] {
@@ -68,13 +71,13 @@ func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
 	return groups, groups != nil
 }
 
-// reclaim is what may be taken for a job of the stake own: by stake the caps that count, nil where nothing may be taken, and those for
-// pods of no queue.
+// reclaim is what may be taken for a job of the stake own: by stake the caps that count, nil where nothing may be taken, and
+// those for pods of no queue.
 //
-// The rule for a pod: let x be the queue above the job, or its own, right below the one where the ways up from the two meet. With what can be taken
-// inside of x, the job stays within what x is guaranteed. Where that takes something from inside of x, no more is taken from outside than
-// x lacks now; the rest must then come from inside. From each queue on the pod's side, up to where the ways meet, no more is taken than
-// it has above its guarantee.
+// The rule for a pod: let x be the queue above the job, or its own, right below the one where the ways up from the two meet.
+// With what can be taken inside of x, the job stays within what x is guaranteed. Where that takes something from inside of
+// x, no more is taken from outside than x lacks now; the rest must then come from inside. From each queue on the pod's side,
+// up to where the ways meet, no more is taken than it has above its guarantee.
 func reclaim(stakes []stake, own int, need int64) (caps []int64, groups [][]int, strangers []int) {
 	lent := lendings(stakes)
 	level := make([]int, len(stakes)) // 1 + how far above own, 0 for those that are not

@@ -73,8 +73,8 @@ func eachTaking(l *lot, caps []int64, groups [][]int, strangers []int, visit fun
 	next(0)
 }
 
-// eachLot visits all trees of so many queues with guarantees up to most that fit in each other and in the capacity, each queue with up to
-// held GPUs of its own, and up to 1 idle and 1 of no queue.
+// eachLot visits all trees of so many queues with guarantees up to most that fit in each other and in the capacity, each
+// queue with up to held GPUs of its own, and up to 1 idle and 1 of no queue.
 func eachLot(queues int, most, held int64, visit func(l *lot)) {
 	l := &lot{stakes: make([]stake, queues), direct: make([]int64, queues)}
 	var next func(q int)
@@ -120,8 +120,9 @@ func eachLot(queues int, most, held int64, visit func(l *lot)) {
 	next(0)
 }
 
-// What can be taken is enough for every job that stays within the guarantee of its queue or of one above, if the guarantees fit; and
-// whatever is taken, no queue is below its guarantee afterwards that was not before, and those that were have lost nothing.
+// What can be taken is enough for every job that stays within the guarantee of its queue or of one above, if the guarantees
+// fit; and whatever is taken, no queue is below its guarantee afterwards that was not before, and those that were have lost
+// nothing.
 func TestReclaimOnAllSmallTrees(t *testing.T) {
 	lots, jobs, takings := 0, 0, 0
 	check := func(l *lot) {
@@ -245,10 +246,14 @@ func TestReclaim(t *testing.T) {
 			running: []Claim{{ID: "1", Queue: "a", Class: "T", MilliGPU: 2000, Start: 1}, runs("b", 6)},
 			job:     waits("a", "1", 2, members(2)).Job, want: map[string][]int64{"b": {6}, "": {}, "deleted": {}},
 		},
-		"nothing for a job that has all":                 {queues: teams, job: waits("t1", "1", 0).Job, want: map[string][]int64{}},
-		"nothing for a job of no queue":                  {queues: teams, running: []Claim{runs("u", 9)}, job: waits("", "1", 1).Job, want: map[string][]int64{}},
-		"nothing for a job of a queue that is not there": {queues: teams, running: []Claim{runs("u", 9)}, job: waits("v", "1", 1).Job, want: map[string][]int64{}},
-		"nothing for no job":                             {queues: teams, running: []Claim{runs("u", 9)}, want: map[string][]int64{}},
+		"nothing for a job that has all": {queues: teams, job: waits("t1", "1", 0).Job, want: map[string][]int64{}},
+		"nothing for a job of no queue": {
+			queues: teams, running: []Claim{runs("u", 9)}, job: waits("", "1", 1).Job, want: map[string][]int64{},
+		},
+		"nothing for a job of a queue that is not there": {
+			queues: teams, running: []Claim{runs("u", 9)}, job: waits("v", "1", 1).Job, want: map[string][]int64{},
+		},
+		"nothing for no job": {queues: teams, running: []Claim{runs("u", 9)}, want: map[string][]int64{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bookOf(t, tc.queues, tc.running...)

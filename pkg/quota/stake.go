@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// stake is a queue as [Book.Turns] and [Book.Reclaim] see it: what it is granted now, and what its subtree holds. Lists of stakes
-// have each queue after the one above it.
+// stake is a queue as [Book.Turns] and [Book.Reclaim] see it: what it is granted now, and what its subtree holds. Lists of
+// stakes have each queue after the one above it.
 type stake struct {
 	parent int // -1 at the top
 	weight int64
@@ -23,8 +23,9 @@ func (s *stake) lacks() int64 { return s.Guaranteed - s.running }
 // part is a dominant share: the most that is held of any class, as a fraction of the class. The weight is not in it.
 type part struct{ held, capacity int64 }
 
-// above is the dominant share of what the queue has above its guarantee. A guarantee is for no class in particular: it is taken to be
-// held where it counts least, so of each class no more than the whole excess counts, and no more than what is held of it.
+// above is the dominant share of what the queue has above its guarantee. A guarantee is for no class in particular: it is
+// taken to be held where it counts least, so of each class no more than the whole excess counts, and no more than what is
+// held of it.
 func (s *stake) above(capacity []int64) part {
 	most := part{0, 1}
 	excess := -s.lacks()

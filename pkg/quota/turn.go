@@ -20,30 +20,30 @@ type Waiting struct {
 	Job Job
 	// Classes are those that it can run on; nil for any.
 	Classes []string
-	// Stuck says that the scheduler found no place for it since anything became free: what is idle is not kept for it, unless it
-	// needs more than is idle.
+	// Stuck says that the scheduler found no place for it since anything became free: what is idle is not kept for it,
+	// unless it needs more than is idle.
 	Stuck bool
 }
 
-// Turns says which jobs may try now. The answer is made by giving away what is idle, job by job. Whose turn it is is decided level by
-// level from the top: queues that stay within their guarantee with their next job come first, the one that has the smallest part of it; then
-// those with the smallest dominant share (of any class the most) of what they have above it, for their weight. A queue that is
-// throttled comes last, with its guarantee for a limit. Within a queue the order is priority, then age, then ID. The jobs right in a
-// queue that has others below compete with those as one more, of weight 1.
+// Turns says which jobs may try now. The answer is made by giving away what is idle, job by job. Whose turn it is is decided
+// level by level from the top: queues that stay within their guarantee with their next job come first, the one that has the
+// smallest part of it; then those with the smallest dominant share (of any class the most) of what they have above it, for
+// their weight. A queue that is throttled comes last, with its guarantee for a limit. Within a queue the order is priority,
+// then age, then ID. The jobs right in a queue that has others below compete with those as one more, of weight 1.
 //
-// A job that has not enough room in what is left, or under a limit, is passed over, so that it blocks no other queue. What is left is
-// then kept for it from those behind it in its own queue, as long as it can be told when it has enough: from what is idle and
-// what is expected to end ([Claim.Runtime]), by count and if nobody else takes it. Those behind it that end by then may use it meanwhile. So a
-// large job does not starve behind small ones of its queue, and nothing is kept for one that has no hope: where claims have no
-// end, or when it is stuck although there was enough. What other queues take in their turn may make it wait longer; that is what
-// guarantees are for.
+// A job that has not enough room in what is left, or under a limit, is passed over, so that it blocks no other queue. What
+// is left is then kept for it from those behind it in its own queue, as long as it can be told when it has enough: from what
+// is idle and what is expected to end ([Claim.Runtime]), by count and if nobody else takes it. Those behind it that end by
+// then may use it meanwhile. So a large job does not starve behind small ones of its queue, and nothing is kept for one that
+// has no hope: where claims have no end, or when it is stuck although there was enough. What other queues take in their turn
+// may make it wait longer; that is what guarantees are for.
 //
-// Nothing is left idle that a job which is not stuck could use, but for what is kept so. What all others leave may be tried by any
-// that are stuck.
+// Nothing is left idle that a job which is not stuck could use, but for what is kept so. What all others leave may be tried
+// by any that are stuck.
 //
-// Two kinds of jobs may try without room in what is idle: those within a guarantee, which they can reclaim; and of each queue the first
-// job that is passed over, if it would not have room even alone: it may preempt in its own queue, and when it fails it is seen to
-// lack GPUs. Jobs of no queue may always try; those of one that does not exist or is not valid never.
+// Two kinds of jobs may try without room in what is idle: those within a guarantee, which they can reclaim; and of each
+// queue the first job that is passed over, if it would not have room even alone: it may preempt in its own queue, and when
+// it fails it is seen to lack GPUs. Jobs of no queue may always try; those of one that does not exist or is not valid never.
 //
 // The cost grows with the jobs, the logarithm of the queues and the depth of the tree.
 func (b *Book) Turns(c Contest) []bool {
@@ -131,8 +131,8 @@ func (b *Book) bid(w *Waiting, m *models) bid {
 	return out
 }
 
-// stakes are the queues with what they hold now, each after the one above it, and their names. Without models, what they hold of each
-// class is left out.
+// stakes are the queues with what they hold now, each after the one above it, and their names. Without models, what they
+// hold of each class is left out.
 func (b *Book) stakes(m *models) (names []string, stakes []stake) {
 	index := make(map[string]int, len(b.queues))
 	b.tree.eachFromTop(func(n *node) {

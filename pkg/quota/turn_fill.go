@@ -84,8 +84,8 @@ type line struct {
 	sorted bool
 	// tried says that the first job without room was looked at; see filling.pass.
 	tried bool
-	// kept is, by class, when a job ahead is expected to take what is idle of it: who ends by then may use it. NoLimit where none
-	// waits for the class; nil where none waits.
+	// kept is, by class, when a job ahead is expected to take what is idle of it: who ends by then may use it. NoLimit where
+	// none waits for the class; nil where none waits.
 	kept []int64
 }
 
@@ -119,8 +119,8 @@ func (c contest) fill() *filling {
 	return f
 }
 
-// enlist makes the contenders. The jobs right in a queue become a child of it that is guaranteed nothing, so that they compete with
-// the queues below it.
+// enlist makes the contenders. The jobs right in a queue become a child of it that is guaranteed nothing, so that they
+// compete with the queues below it.
 func (f *filling) enlist() {
 	queues := len(f.stakes)
 	stakes := make([]stake, queues, 2*queues)
@@ -144,7 +144,8 @@ func (f *filling) enlist() {
 		if l != nil {
 			leaf[q] = len(stakes)
 			stakes = append(stakes, stake{
-				parent: q, weight: 1, Share: Share{Limit: NoLimit}, running: f.stakes[q].running, held: slices.Clone(f.stakes[q].held),
+				parent: q, weight: 1, Share: Share{Limit: NoLimit},
+				running: f.stakes[q].running, held: slices.Clone(f.stakes[q].held),
 			})
 		}
 	}
@@ -308,12 +309,13 @@ func (f *filling) entitled(n, b int) bool {
 
 // acceptable reports whether the job can have what it needs now. A guarantee waits for nobody, not even ahead in the line.
 func (f *filling) acceptable(n, b int) bool {
-	return len(f.bids[b].classes.of) > 0 && f.withinLimits(n, b) && (f.entitled(n, b) || f.allot(&f.bids[b], f.left, f.nodes[n].jobs.kept))
+	bid := &f.bids[b]
+	return len(bid.classes.of) > 0 && f.withinLimits(n, b) && (f.entitled(n, b) || f.allot(bid, f.left, f.nodes[n].jobs.kept))
 }
 
-// allot finds of which classes the job gets how much of what there is, without what is kept from it; false where there is too little.
-// The class of which most is there comes first, so that jobs that have no choice find something. Where sizes differ it may miss a
-// way that exists.
+// allot finds of which classes the job gets how much of what there is, without what is kept from it; false where there is
+// too little. The class of which most is there comes first, so that jobs that have no choice find something. Where sizes
+// differ it may miss a way that exists.
 func (f *filling) allot(b *bid, there, kept []int64) bool {
 	clear(f.give)
 	end := NoLimit
@@ -386,11 +388,11 @@ func (f *filling) hold(n, class int, milliGPU int64) {
 
 // pass passes a job over.
 //
-// Where it is the first of its line, and would not even have room if it were alone, it may try all the same: it may have pods of a lower
-// priority leave, and if it fails, that is for want of GPUs, which an autoscaler should see.
+// Where it is the first of its line, and would not even have room if it were alone, it may try all the same: it may have
+// pods of a lower priority leave, and if it fails, that is for want of GPUs, which an autoscaler should see.
 //
-// What is idle is kept for it from those behind it in the line if, by count, it can be told when it has enough. It is not kept where
-// nobody knows when: too little ends, or it found no place although there was enough.
+// What is idle is kept for it from those behind it in the line if, by count, it can be told when it has enough. It is not
+// kept where nobody knows when: too little ends, or it found no place although there was enough.
 func (f *filling) pass(n, b int) {
 	l, bid := f.nodes[n].jobs, &f.bids[b]
 	if !f.withinLimits(n, b) {
@@ -418,7 +420,8 @@ func (f *filling) pass(n, b int) {
 	}
 }
 
-// enoughAt is when enough for the job is expected to be idle, by count, if it gets all that becomes free; false where that is never.
+// enoughAt is when enough for the job is expected to be idle, by count, if it gets all that becomes free; false where that
+// is never.
 func (f *filling) enoughAt(b *bid) (int64, bool) {
 	set := b.classes
 	if !set.known {
@@ -482,8 +485,9 @@ func (s *siblings) Pop() any {
 // Less reports whether it is the turn of i before that of j.
 func (s *siblings) Less(i, j int) bool { return s.f.before(s.of[i], s.of[j]) }
 
-// before reports whether it is the turn of one contender before that of its sibling: those within their guarantee, the one that
-// has the smallest part of it; then those with the smallest share above it for their weight; where that is equal, whose job is older.
+// before reports whether it is the turn of one contender before that of its sibling: those within their guarantee, the one
+// that has the smallest part of it; then those with the smallest share above it for their weight; where that is equal, whose
+// job is older.
 func (f *filling) before(a, b int) bool {
 	x, y := &f.nodes[a], &f.nodes[b]
 	s, t := &f.stakes[a], &f.stakes[b]

@@ -11,7 +11,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// randomContest is a small one, in whole units, with all that can be: limits, guarantees, weights, classes, gangs, who is stuck.
+// randomContest is a small one, in whole units, with all that can be: limits, guarantees, weights, classes, gangs, who is
+// stuck.
 func randomContest(r *rand.Rand) contest {
 	c := contest{now: 1000}
 	classes := 1 + r.IntN(3)
@@ -153,7 +154,9 @@ func (s *slow) entitled(b int) bool {
 func (s *slow) split(b int, of []int64, keep bool) (map[int]int64, bool) {
 	bid := s.bids[b]
 	classes := slices.Clone(bid.classes.of)
-	slices.SortStableFunc(classes, func(x, y int) int { return big.NewRat(of[y], s.capacity[y]).Cmp(big.NewRat(of[x], s.capacity[x])) })
+	slices.SortStableFunc(classes, func(x, y int) int {
+		return big.NewRat(of[y], s.capacity[y]).Cmp(big.NewRat(of[x], s.capacity[x]))
+	})
 	out, count := map[int]int64{}, bid.sizes[0].count
 	for _, class := range classes {
 		if until, ok := s.kept[bid.queue][class]; keep && ok && (bid.runtime == 0 || s.now+bid.runtime > until) {
@@ -290,7 +293,8 @@ func (s *slow) pick(above int) int {
 		return -1
 	}
 	return slices.MinFunc(all, func(x, y one) int {
-		return cmp.Or(cmp.Compare(x.rank, y.rank), x.part.Cmp(y.part), x.share.Cmp(y.share), cmp.Compare(s.bids[x.bid].queued, s.bids[y.bid].queued))
+		return cmp.Or(cmp.Compare(x.rank, y.rank), x.part.Cmp(y.part), x.share.Cmp(y.share),
+			cmp.Compare(s.bids[x.bid].queued, s.bids[y.bid].queued))
 	}).bid
 }
 
@@ -351,7 +355,8 @@ func mustBeFair(t *testing.T, c contest, s *slow) {
 		}
 		sooner := func(o int) bool {
 			other := c.bids[o]
-			if other.queue != bid.queue || cmp.Or(cmp.Compare(bid.priority, other.priority), cmp.Compare(other.queued, bid.queued)) >= 0 {
+			later := cmp.Or(cmp.Compare(bid.priority, other.priority), cmp.Compare(other.queued, bid.queued)) >= 0
+			if other.queue != bid.queue || later {
 				return false
 			}
 			if _, alone := s.split(o, c.idle, false); alone && s.may[o] {
@@ -366,7 +371,9 @@ func mustBeFair(t *testing.T, c contest, s *slow) {
 					}
 				}
 			}
-			return hope >= other.need && slices.ContainsFunc(other.classes.of, func(x int) bool { return slices.Contains(bid.classes.of, x) })
+			return hope >= other.need && slices.ContainsFunc(other.classes.of, func(x int) bool {
+				return slices.Contains(bid.classes.of, x)
+			})
 		}
 		if !slices.ContainsFunc(s.everybody(), sooner) {
 			t.Fatalf("%v are left idle, and job %d could use them", s.left, b)

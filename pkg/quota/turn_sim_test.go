@@ -23,7 +23,9 @@ type yard struct {
 }
 
 func newYard(t *testing.T, capacity map[string]int64, specs ...Spec) *yard {
-	y := &yard{Book: bookOf(t, specs), t: t, capacity: capacity, idle: map[string]int64{}, now: turnsNow, running: map[string]int64{}}
+	y := &yard{
+		Book: bookOf(t, specs), t: t, capacity: capacity, idle: map[string]int64{}, now: turnsNow, running: map[string]int64{},
+	}
 	for class, n := range capacity {
 		y.idle[class] = n
 	}
@@ -139,7 +141,8 @@ func TestSharesConvergeToTheWeights(t *testing.T) {
 		},
 		"a tree": {
 			[]Spec{
-				weighing(q("x", "", 0, 0), 3), weighing(q("x1", "x", 0, 0), 2), q("x2", "x", 0, 0), q("y", "", 0, 0), q("y1", "y", 0, 0), q("y2", "y", 0, 0),
+				weighing(q("x", "", 0, 0), 3), weighing(q("x1", "x", 0, 0), 2), q("x2", "x", 0, 0),
+				q("y", "", 0, 0), q("y1", "y", 0, 0), q("y2", "y", 0, 0),
 			},
 			map[string]float64{"x1": 0.5, "x2": 0.25, "y1": 0.125, "y2": 0.125},
 		},
@@ -188,8 +191,8 @@ func TestSharesConvergeToTheWeights(t *testing.T) {
 }
 
 func TestDominantSharesAreEven(t *testing.T) {
-	// 48 of one model and 16 of another. Who can use only one model is measured by that, so that both have the same part of theirs; the
-	// third uses both and must have as much of its dominant one.
+	// 48 of one model and 16 of another. Who can use only one model is measured by that, so that both have the same part of
+	// theirs; the third uses both and must have as much of its dominant one.
 	r := rand.New(rand.NewPCG(5, 3))
 	y := newYard(t, map[string]int64{"H": 16_000, "T": 48_000}, q("a", "", 0, 0), q("b", "", 0, 0), q("c", "", 0, 0))
 	waiting := map[string]int{}
@@ -386,7 +389,8 @@ func BenchmarkTurns(b *testing.B) {
 					c.Capacity[class], c.Idle[class] = 5_000_000+250*idle, 250*idle
 				}
 				for i := range 50_000 {
-					w := waits(leaves[r.IntN(len(leaves))], fmt.Sprintf("w%d", i), int64(1+r.IntN(8)), age(int64(r.IntN(100_000))), priority(int32(r.IntN(3))))
+					w := waits(leaves[r.IntN(len(leaves))], fmt.Sprintf("w%d", i), int64(1+r.IntN(8)),
+						age(int64(r.IntN(100_000))), priority(int32(r.IntN(3))))
 					if k := r.IntN(6); k < 4 {
 						w.Classes = classes[k : k+1]
 					}
