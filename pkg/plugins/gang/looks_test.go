@@ -1,13 +1,42 @@
 package gang
 
 import (
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"weft.sh/weft/pkg/gang"
 )
+
+// A member that PreEnqueue holds back after its gang's members were read is not forgotten: it was created a moment ago.
+func TestAMemberThatIsHeldBackDuringALookStaysKnown(t *testing.T) {
+	q, k := newQueue(), key("g")
+	pods := membersOf("g", 3, 8)
+	for i, p := range pods {
+		p.UID = types.UID(fmt.Sprint(i))
+	}
+	q.gate(k, pods[0])
+	q.gate(k, pods[1])
+	gated := q.heldBack(k)
+	members := uids(pods[:1]) // the second one is gone
+	q.gate(k, pods[2])
+	q.prune(k, gated, members)
+	var left []types.UID
+	for _, p := range q.ungate(k, func(*v1.Pod) bool { return true }) {
+		left = append(left, p.UID)
+	}
+	slices.Sort(left)
+	if diff := cmp.Diff([]types.UID{"0", "2"}, left); diff != "" {
+		t.Errorf("held back (-want +got):\n%s", diff)
+	}
+}
 
 // Each member of a gang of 512 is created, bound and started within a second. What is looked at is seen whole in the end, and what
 // comes alone is looked at when it comes.

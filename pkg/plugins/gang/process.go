@@ -103,12 +103,14 @@ func (g *gangs) wait(ctx context.Context) error {
 // changed looks again at a gang of which the PodGroup or a pod changed, and returns how many members it has: what it costs grows
 // with them. It is called without a lock held.
 func (g *gangs) changed(k gang.Key) int {
+	gated := g.queue.heldBack(k)
 	members := g.tracker.Members(k)
 	if g.book.has(k) {
 		g.book.changed(k, g.review(k, members))
 	}
 	if len(members) == 0 && len(g.tracker.All(k)) == 0 {
 		g.release(k)
+		g.queue.prune(k, gated, nil)
 		g.queue.forget(k)
 		g.waiting.forget(k)
 		g.book.forget(k)
@@ -118,7 +120,7 @@ func (g *gangs) changed(k gang.Key) int {
 	if !g.queue.knows(k) {
 		return len(members) // nobody of it is held back or was refused: it runs, or is on its way
 	}
-	g.queue.prune(k, uids(members))
+	g.queue.prune(k, gated, uids(members))
 	g.activate(g.queue.ungate(k, func(p *v1.Pod) bool {
 		pl := g.plugin(p.Spec.SchedulerName)
 		return pl != nil && pl.judge(k).OK()

@@ -186,11 +186,23 @@ func (q *queue) ungate(k gang.Key, ready func(*v1.Pod) bool) []*v1.Pod {
 	return pods
 }
 
-// prune drops the gated pods that are not among the members any more.
-func (q *queue) prune(k gang.Key, members map[types.UID]*v1.Pod) {
+// heldBack are the gated pods of the gang.
+func (q *queue) heldBack(k gang.Key) []types.UID {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return slices.Collect(maps.Keys(q.gated[k]))
+}
+
+// prune drops those of the gated pods that are not among the members any more. gated must have been read before the members were:
+// one that came between the two is no member as far as these know, and if it were dropped nobody would let it go, ever.
+func (q *queue) prune(k gang.Key, gated []types.UID, members map[types.UID]*v1.Pod) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	maps.DeleteFunc(q.gated[k], func(uid types.UID, _ *v1.Pod) bool { return members[uid] == nil })
+	for _, uid := range gated {
+		if members[uid] == nil {
+			delete(q.gated[k], uid)
+		}
+	}
 	if len(q.gated[k]) == 0 {
 		delete(q.gated, k)
 	}
@@ -214,11 +226,11 @@ func (q *queue) known(known map[gang.Key]bool) {
 	}
 }
 
+// forget drops what is left of a gang without members, but for those that are gated: see prune.
 func (q *queue) forget(k gang.Key) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.created, k)
-	delete(q.gated, k)
 	delete(q.refusals, k)
 	delete(q.owed, k)
 }
