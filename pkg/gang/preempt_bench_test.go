@@ -48,6 +48,31 @@ func BenchmarkPreempt(b *testing.B) {
 	}
 }
 
+// BenchmarkReclaim has pods of 64 queues in 8 teams, each of which gives back half of what it has.
+func BenchmarkReclaim(b *testing.B) {
+	for _, tc := range []struct{ each, members int }{{8, 64}, {8, 512}, {1, 1}, {1, 64}, {1, 256}} {
+		b.Run(fmt.Sprintf("%d pods, %d members", 4096/tc.each, tc.members), func(b *testing.B) {
+			t, units, _ := fullTown(b, tc.each, tc.members)
+			caps := Caps{MilliGPU: make([]int64, 64+8)}
+			for u := range units {
+				queue := u / (len(units) / 64)
+				units[u].Owed = true
+				o := &units[u].Pods[0]
+				o.MilliGPU, o.Groups = int64(tc.each)*gpu.WholeMilliGPU, []int{queue, 64 + queue%8}
+				for _, g := range o.Groups {
+					caps.MilliGPU[g] += o.MilliGPU / 2
+				}
+			}
+			victims := 0
+			for b.Loop() {
+				_, v, _ := Reclaim(&t.Problem, 0, units, nil, caps)
+				victims = len(v)
+			}
+			b.ReportMetric(float64(victims), "victims")
+		})
+	}
+}
+
 func BenchmarkStart(b *testing.B) {
 	for _, tc := range []struct{ each, members int }{{8, 64}, {1, 64}, {1, 512}} {
 		b.Run(fmt.Sprintf("%d pods, %d members", 4096/tc.each, tc.members), func(b *testing.B) {

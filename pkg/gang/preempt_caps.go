@@ -101,18 +101,26 @@ func (s *search) withinCaps(u int) bool {
 	return !s.over()
 }
 
-// relieve brings units back of groups of which too much is gone, the dearest first, where the gang has room without them.
+// relieve brings units back of groups of which too much is gone, the dearest first, where the gang has room without them. As in
+// [search.trimAmong] all are tried together first.
 func (s *search) relieve() {
+	var back []int
 	for _, u := range s.candidates {
 		if !s.over() {
-			return
+			break
 		}
 		if !s.vacancy.gone[u] || s.holder[u] >= 0 && s.vacancy.gone[s.holder[u]] ||
 			!slices.ContainsFunc(s.takes[u], func(k take) bool { return k.milliGPU > 0 && s.exceeds(k.group) }) {
 			continue
 		}
-		if s.spare(s.tied[u]...); !s.feasible() {
+		if s.spare(s.tied[u]...); s.possible() {
+			back = append(back, u)
+		} else {
 			s.evict(u)
 		}
+	}
+	if len(back) > 0 && !s.feasible() {
+		s.evict(back...)
+		s.trimAmong(back)
 	}
 }

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -281,4 +282,24 @@ func TestAnInvalidQueueReclaimsNothing(t *testing.T) {
 	if got := capsOf(&r, "b", ""); len(got) > 0 {
 		t.Errorf("may take %v", got)
 	}
+}
+
+func TestReclaimGoesByTheWindowThatIsOpen(t *testing.T) {
+	night, day := q("night", "", 0, 0), q("day", "", 8, 0)
+	night.Windows = []Window{{From: 0, To: 7 * 3600, Location: time.UTC, Share: Share{Guaranteed: 8000, Limit: NoLimit}}}
+	day.Windows = []Window{{From: 0, To: 7 * 3600, Location: time.UTC, Share: Share{Limit: NoLimit}}}
+	b := bookOf(t, []Spec{night, day}, runs("day", 8)) // at 08:00
+	says := func(want string) {
+		t.Helper()
+		r := b.Reclaim(waits("night", "1", 8).Job)
+		_, ok := r.Groups("day")
+		if got := fmt.Sprint(r.Caps, ok); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	says("[] false")
+	b.Advance(turnsNow + 15*3600 + 3599)
+	says("[] false")
+	b.Advance(turnsNow + 16*3600) // midnight
+	says("[8000] true")
 }
