@@ -73,6 +73,7 @@ func BenchmarkAdmit(b *testing.B) {
 		{"one pod for 2 h", 1, 7200, false},
 		{"a gang of 64 for 3 weeks", 64, 21 * 86400, false},
 		{"a gang of 1,000 for 2 h", 1000, 7200, false},
+		{"a pod for 20 years", 1, 20 * 365 * 86400, false},
 		{"refused: 8 pods for 30 d", 8, 30 * 86400, true},
 	} {
 		b.Run(bench.name, func(b *testing.B) {

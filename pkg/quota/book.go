@@ -132,8 +132,10 @@ func (b *Book) Tree() *Tree { return b.tree }
 // SetCheckpoint replaces what the books say of a queue's subtree. One that is older than what is known is ignored, unless the
 // period differs and is not one before. Its cost grows with the claims below the queue.
 func (b *Book) SetCheckpoint(queue string, c Checkpoint) {
-	b.checkpoints[queue] = b.checkpoints[queue].take(c, b.now)
-	if q := b.queues[queue]; q != nil && q.account != nil {
+	before := b.checkpoints[queue]
+	after := before.take(c, b.now)
+	b.checkpoints[queue] = after
+	if q := b.queues[queue]; q != nil && q.account != nil && after.now != before.now {
 		b.recount(q)
 	}
 }

@@ -27,7 +27,7 @@ type Enforcement uint8
 const (
 	// Notify alerts only.
 	Notify Enforcement = iota
-	// Throttle leaves the queue its guarantee, and puts it after all others.
+	// Throttle leaves the queue its guarantee, starts nothing above it, and puts the queue after all others.
 	Throttle
 	// Hold starts nothing that the rest of the budget does not cover.
 	Hold
@@ -49,7 +49,8 @@ type Spec struct {
 	Windows []Window
 	// Budget is nil where hours are recorded only.
 	Budget *Budget
-	// DefaultRuntime and MaxRuntime are in seconds; 0 for none.
+	// DefaultRuntime and MaxRuntime are in seconds; 0 for none. Who makes a claim of a pod that says no run time gives it the default of the
+	// nearest queue that has one; MaxRuntime is checked by [Book.Admit], at every queue above too.
 	DefaultRuntime, MaxRuntime int64
 }
 
