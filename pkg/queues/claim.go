@@ -23,6 +23,11 @@ type Holds struct {
 	MilliGPU int64
 }
 
+// compareHolds has the larger part first.
+func compareHolds(a, b Holds) int {
+	return cmp.Or(cmp.Compare(b.MilliGPU, a.MilliGPU), strings.Compare(a.Profile, b.Profile))
+}
+
 // HoldsOf is what an assignment holds on a node: whole GPUs count 1000, shares what they are, MIG instances their part of the
 // GPU's memory slices. Of these there are memorySlices, or as many as GPUs of the product have where that is 0. The node may be nil
 // where it is not known: it then has no labels.
@@ -40,9 +45,7 @@ func (s *Set) onNode(parts []part, node *v1.Node, product string) []Holds {
 	for _, p := range parts {
 		out = append(out, Holds{s.ClassOn(nodeLabels, product, p.profile), product, p.profile, p.milliGPU})
 	}
-	slices.SortFunc(out, func(a, b Holds) int {
-		return cmp.Or(cmp.Compare(b.MilliGPU, a.MilliGPU), strings.Compare(a.Profile, b.Profile))
-	})
+	slices.SortFunc(out, compareHolds)
 	return out
 }
 
@@ -72,12 +75,10 @@ func assigned(a gpu.Assignment, product string, memorySlices int) []part {
 	var direct int64
 	taken := map[string]int{}
 	for _, u := range a.Uses() {
-		switch {
-		case u.Whole:
+		if u.Whole {
 			direct += gpu.WholeMilliGPU
-		default:
-			direct += u.MilliGPU
 		}
+		direct += u.MilliGPU
 		var seen uint64
 		for _, i := range u.Instances {
 			taken[i.Profile] += bits.OnesCount64(i.Slices() &^ seen)
@@ -201,7 +202,8 @@ func (s *Set) ClaimOn(pod *v1.Pod, node *v1.Node) (quota.Claim, bool) {
 // ClassesOf are the names of the classes that the largest part of what the pod asks for may be of, on nodes that may exist: "" for
 // GPUs of no class. nil where there are no classes.
 func (s *Set) ClassesOf(pod *v1.Pod) []string {
-	parts := wanted(request(pod), "")
+	r := request(pod)
+	parts := wanted(r, "")
 	if len(s.classes) == 0 || len(parts) == 0 {
 		return nil
 	}
@@ -209,7 +211,7 @@ func (s *Set) ClassesOf(pod *v1.Pod) []string {
 		return cmp.Or(cmp.Compare(a.milliGPU, b.milliGPU), strings.Compare(b.profile, a.profile))
 	})
 	var out []string
-	for _, c := range s.classesOf(request(pod).Products, largest.profile) {
+	for c := range s.classesOf(r.Products, largest.profile) {
 		out = append(out, c.Name)
 	}
 	return out
@@ -238,12 +240,15 @@ func partsOf(pod *v1.Pod, r gpu.Request, product string) []part {
 func (s *Set) cheapest(r gpu.Request, parts []part) []Holds {
 	out := make([]Holds, 0, len(parts))
 	for _, p := range parts {
-		class := slices.MinFunc(s.classesOf(r.Products, p.profile), func(a, b Class) int { return cmp.Compare(a.WeightMilli, b.WeightMilli) })
-		out = append(out, Holds{Class: class, Profile: p.profile, MilliGPU: p.milliGPU})
+		var class *Class
+		for c := range s.classesOf(r.Products, p.profile) {
+			if class == nil || c.WeightMilli < class.WeightMilli {
+				class = c
+			}
+		}
+		out = append(out, Holds{Class: *class, Profile: p.profile, MilliGPU: p.milliGPU})
 	}
-	slices.SortFunc(out, func(a, b Holds) int {
-		return cmp.Or(cmp.Compare(b.MilliGPU, a.MilliGPU), strings.Compare(a.Profile, b.Profile))
-	})
+	slices.SortFunc(out, compareHolds)
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 
@@ -102,28 +103,26 @@ func (s *Set) ClassOn(nodeLabels map[string]string, product, profile string) Cla
 }
 
 // classesOf are the classes that a GPU of one of the models (none are all) may be of on some node, in the order in which they
-// count: never empty. Of the nodes nothing is known.
-func (s *Set) classesOf(products []string, profile string) []Class {
-	var out []Class
-	for i := range s.classes {
-		c := &s.classes[i]
-		if !c.ofProfile(profile) {
-			continue
+// count: at least one. Of the nodes nothing is known.
+func (s *Set) classesOf(products []string, profile string) iter.Seq[*Class] {
+	return func(yield func(*Class) bool) {
+		for i := range s.classes {
+			c := &s.classes[i]
+			if !c.ofProfile(profile) {
+				continue
+			}
+			// Without models the pod may get one of any class, and of a class that selects no models for certain.
+			some, all := true, len(c.products) == 0
+			if len(products) > 0 {
+				some = slices.ContainsFunc(products, c.ofProduct)
+				all = !slices.ContainsFunc(products, func(p string) bool { return !c.ofProduct(p) })
+			}
+			if some && !yield(&c.Class) || all && c.nodes == nil { // nothing is left for the classes after it
+				return
+			}
 		}
-		// Without models the pod may get one of any class, and of a class that selects no models for certain.
-		some, all := true, len(c.products) == 0
-		if len(products) > 0 {
-			some = slices.ContainsFunc(products, c.ofProduct)
-			all = !slices.ContainsFunc(products, func(p string) bool { return !c.ofProduct(p) })
-		}
-		if some {
-			out = append(out, c.Class)
-		}
-		if all && c.nodes == nil {
-			return out // nothing is left for the classes after it
-		}
+		yield(&unclassed)
 	}
-	return append(out, unclassed)
 }
 
 // model is the product without what NVIDIA's GPU feature discovery adds to the label of GPUs that are shared or in MIG mode.

@@ -77,7 +77,7 @@ func TestClassesOfAPodThatWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, class := range s.classesOf(c.products, c.profile) {
+			for class := range s.classesOf(c.products, c.profile) {
 				got = append(got, class.Name)
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {

@@ -151,9 +151,15 @@ func (t *Tracker) touch(granted bool) {
 func (t *Tracker) Start(ctx context.Context) {
 	for _, k := range t.kinds {
 		go func() {
-			if t.waitServed(ctx, k) == nil {
-				k.informer.RunWithContext(ctx)
+			if t.waitServed(ctx, k) != nil {
+				return
 			}
+			go func() {
+				if cache.WaitForCacheSync(ctx.Done(), k.registration.HasSynced) {
+					t.touch(true)
+				}
+			}()
+			k.informer.RunWithContext(ctx)
 		}()
 	}
 	go func() {
@@ -237,8 +243,12 @@ func (t *Tracker) renew() {
 	}
 }
 
-// stored are the objects of the kind, and those that are not what the kind's definition should have let through.
+// stored are the objects of the kind, and those that are not what the kind's definition should have let through. There are none until
+// all that there were have come: a queue without the one above it would look invalid.
 func stored[T any](k *kind) (objects []T, broken []*unstructured.Unstructured) {
+	if !k.registration.HasSynced() {
+		return nil, nil
+	}
 	for _, obj := range k.informer.GetStore().List() {
 		switch o := obj.(type) {
 		case T:
