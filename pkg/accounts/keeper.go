@@ -34,8 +34,9 @@ type Options struct {
 	Store ledger.Store
 	// Pods has the informer of pods. Whoever made it starts it.
 	Pods informers.SharedInformerFactory
-	// Terms are what the pod is charged by, false when it holds no GPUs. Called with bound pods.
-	Terms func(pod *v1.Pod) (Terms, bool)
+	// Terms are what a bound pod is charged by, and whether it holds GPUs at all. Where they are not certain, for its node is not
+	// known, those that it was charged by before count.
+	Terms func(pod *v1.Pod) (t Terms, certain, holds bool)
 	// Tick is the time between two commits, at least a second.
 	Tick time.Duration
 	// UserLabel is the pod label that names the user, Labels those that are kept for reports.
@@ -54,6 +55,7 @@ type Keeper struct {
 	synced   cache.InformerSynced
 	clock    *clock
 	reviewed atomic.Bool // false when all pods are to be looked at
+	position atomic.Pointer[[2]int64]
 
 	mu sync.Mutex
 	// notes are the pods of which something was heard since the last commit. One that is gone stays until its end is on the books.
@@ -124,6 +126,15 @@ func (k *Keeper) note(obj any, there Presence) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.notes[pod.UID] = note{pod, there, k.clock.now()}
+}
+
+// Position is the epoch and the watermark of the last commit, zeros before the first. Safe for concurrent use.
+func (k *Keeper) Position() (epoch, asOf int64) {
+	p := k.position.Load()
+	if p == nil {
+		return 0, 0
+	}
+	return p[0], p[1]
 }
 
 // Review has all pods looked at in the next tick: the terms changed. Safe for concurrent use.
@@ -266,6 +277,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 	}
 	k.ticks++
 	k.asOf = through
+	k.position.Store(&[2]int64{k.epoch, through})
 	for _, s := range changed {
 		uid := types.UID(s.PodUID)
 		if was, ok := k.accounts[uid]; !ok || was.Number <= s.Number {
@@ -352,11 +364,12 @@ func (k *Keeper) charge(uid types.UID, n note, now, through int64) []ledger.Segm
 	if !ok {
 		return nil
 	}
-	switch terms, ok := k.o.Terms(n.pod); {
-	case ok:
+	terms, certain, holds := k.o.Terms(n.pod)
+	switch {
+	case holds && certain, holds && len(was) == 0:
 		o.Terms = terms
 	case len(was) > 0:
-		o.Terms = termsOf(&was[0]) // its node is gone, say: what it holds is known
+		o.Terms = termsOf(&was[0])
 	default:
 		return nil
 	}

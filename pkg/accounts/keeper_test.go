@@ -54,9 +54,9 @@ func (w *world) start() {
 	w.keeper = &Keeper{
 		o: Options{
 			Store: w.store, Tick: time.Duration(tick) * time.Second,
-			Terms: func(p *v1.Pod) (Terms, bool) {
+			Terms: func(p *v1.Pod) (t Terms, certain, holds bool) {
 				n := w.lives[p.UID].milliGPU
-				return Terms{Queue: "q", MilliGPU: n, Rate: n, ChargeStartup: true}, true
+				return Terms{Queue: "q", MilliGPU: n, Rate: n, ChargeStartup: true}, true, true
 			},
 		},
 		clock:  &clock{wall: func() int64 { return w.now + w.skew }, passed: func() time.Duration { return time.Duration(w.now) * time.Second }},

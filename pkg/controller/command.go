@@ -26,8 +26,13 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
 
+	"weft.sh/weft/pkg/ledger"
 	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
 )
+
+// defaultLedger is where the ledger lies unless a flag says otherwise.
+const defaultLedger = "/var/lib/weft/ledger.db"
 
 // The timing of the lease is that of Kubernetes' own controllers.
 const (
@@ -45,17 +50,33 @@ type config struct {
 	leaseNamespace string
 	schedulers     []string
 	serving        serving
+	ledger         ledgerFlags
 }
+
+// ledgerFlags are the flags about the ledger.
+type ledgerFlags struct {
+	dsn             string
+	tick, retention time.Duration
+	userLabel       string
+	labels          []string
+}
+
+// ledgerEnv is the variable that has the ledger's address where no flag says it: one with a password should not stand among the arguments.
+const ledgerEnv = "WEFT_LEDGER"
 
 // NewCommand is the command weft-controller.
 func NewCommand() *cobra.Command {
 	c := &config{
 		qps: 100, burst: 200, elect: true, leaseNamespace: "weft-system", schedulers: []string{"weft"}, serving: newServing(),
+		ledger: ledgerFlags{dsn: defaultLedger, tick: 15 * time.Second, retention: 400 * 24 * time.Hour, userLabel: podspec.LabelUser},
+	}
+	if dsn, ok := os.LookupEnv(ledgerEnv); ok {
+		c.ledger.dsn = dsn
 	}
 	logging := logsapi.NewLoggingConfiguration()
 	root := &cobra.Command{
 		Use:   name,
-		Short: "Say where gangs stand, and evict those that run in part",
+		Short: "Keep the ledger of GPU time and the statuses of queues and gangs, and evict gangs that run in part",
 		Long: `weft-controller looks after the gangs that the Weft scheduler places, those of PodGroups of scheduling.x-k8s.io/v1alpha1 and,
 where the API server serves them when this starts, of scheduling.k8s.io/v1beta1. It
 
@@ -65,7 +86,13 @@ where the API server serves them when this starts, of scheduling.k8s.io/v1beta1.
     weft.sh/partial-grace (60s by default): who holds GPUs and waits for the others would hold them for ever;
   - evicts the members of a gang with the annotation weft.sh/on-member-lost=restart when one that ran is lost.
 
-Members are evicted through the Eviction API: PodDisruptionBudgets are respected. Where the definition of PodGroup of scheduling.x-k8s.io
+It keeps the ledger: who held which GPUs from when to when, charged to a Queue of weft.sh. After each commit it
+
+  - writes the status of each Queue: what is used, held and left of its budget, what runs and what waits;
+  - raises alerts when a budget runs low, and evicts the pods of a queue with enforcement Drain that is used up, once they had time to
+    write a checkpoint.
+
+Pods are evicted through the Eviction API: PodDisruptionBudgets are respected. Where the definition of PodGroup of scheduling.x-k8s.io
 is not installed, it says so and waits until it is.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -87,6 +114,13 @@ is not installed, it says so and waits until it is.`,
 	f.StringVar(&c.leaseNamespace, "leader-elect-namespace", c.leaseNamespace, "namespace of the Lease")
 	f.StringSliceVar(&c.schedulers, "scheduler-names", c.schedulers,
 		"spec.schedulerName of the pods whose gangs are looked after; gangs of other schedulers are left alone")
+	f.StringVar(&c.ledger.dsn, "ledger", c.ledger.dsn,
+		"the ledger: a file for SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts; empty keeps no ledger and no statuses of queues")
+	f.DurationVar(&c.ledger.tick, "ledger-tick", c.ledger.tick, "time between two commits of the ledger, at least 1s")
+	f.DurationVar(&c.ledger.retention, "ledger-retention", c.ledger.retention,
+		"how long the rows of pods are kept, at least 2160h (90 days); afterwards hours, days and months are")
+	f.StringVar(&c.ledger.userLabel, "ledger-user-label", c.ledger.userLabel, "pod label that says who uses it; nobody checks it")
+	f.StringSliceVar(&c.ledger.labels, "ledger-labels", nil, "pod labels that the ledger keeps for reports")
 	c.serving.secure.AddFlags(f)
 	c.serving.authentication.AddFlags(f)
 	c.serving.authorization.AddFlags(f)
@@ -117,6 +151,14 @@ func (c *config) validate() error {
 	errs := append(c.serving.validate(), Options{Schedulers: c.schedulers}.validate())
 	if c.qps <= 0 || c.burst < 1 {
 		errs = append(errs, fmt.Errorf("--kube-api-qps is %v and --kube-api-burst %d: want both above 0", c.qps, c.burst))
+	}
+	if c.ledger.dsn != "" {
+		if c.ledger.tick < time.Second || c.ledger.tick%time.Second != 0 {
+			errs = append(errs, fmt.Errorf("--ledger-tick is %v: want whole seconds, at least 1s", c.ledger.tick))
+		}
+		if least := time.Duration(ledger.MinRetention) * time.Second; c.ledger.retention < least {
+			errs = append(errs, fmt.Errorf("--ledger-retention is %v: want %v or more", c.ledger.retention, least))
+		}
 	}
 	if c.elect && c.leaseNamespace == "" {
 		errs = append(errs, errors.New("--leader-elect-namespace is empty: want the namespace of the Lease, or --leader-elect=false"))
@@ -173,9 +215,20 @@ func (c *config) run(ctx context.Context) error {
 	if !native {
 		klog.FromContext(ctx).Info("The API server does not serve native PodGroups; if it is to, start this again then", "resource", podgroup.NativeResource)
 	}
-	controller, err := New(Options{
+	options := Options{
 		Client: client, Groups: groups, Native: native, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers,
-	})
+	}
+	if c.ledger.dsn != "" {
+		store, err := ledger.Open(ctx, c.ledger.dsn)
+		if err != nil {
+			return fmt.Errorf("--ledger: %w", err)
+		}
+		defer store.Close()
+		options.Ledger = &LedgerOptions{
+			Store: store, Tick: c.ledger.tick, Retention: c.ledger.retention, UserLabel: c.ledger.userLabel, Labels: c.ledger.labels,
+		}
+	}
+	controller, err := New(options)
 	if err != nil {
 		return err
 	}
@@ -186,37 +239,41 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	synced.Store(true)
-	if !c.elect {
-		controller.Work(ctx)
-		return nil
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this replica: %w", err)
 	}
-	return c.lead(ctx, base, controller.Work)
+	identity := host + "_" + string(uuid.NewUUID())
+	if !c.elect {
+		return controller.Work(ctx, identity)
+	}
+	return c.lead(ctx, base, identity, controller.Work)
 }
 
 // lead calls work while it holds the lease.
-func (c *config) lead(ctx context.Context, base *rest.Config, work func(context.Context)) error {
+func (c *config) lead(ctx context.Context, base *rest.Config, identity string, work func(ctx context.Context, holder string) error) error {
 	// Its own client: a lease that waits behind the status of a thousand gangs is a lease that is lost.
 	client, err := kubernetes.NewForConfig(rest.AddUserAgent(rest.CopyConfig(base), "leader-election"))
 	if err != nil {
 		return err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("name for the Lease: %w", err)
-	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: c.leaseNamespace, Name: name},
 			Client:     client.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: host + "_" + string(uuid.NewUUID())},
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
 		},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true,
 		Name:            name,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
-				klog.FromContext(ctx).Info("Looking after the gangs")
-				work(ctx)
+				klog.FromContext(ctx).Info("Looking after gangs and queues")
+				if err := work(ctx, identity); err != nil {
+					cancel(err) // gives the lease back
+				}
 			},
 			OnStoppedLeading: func() {},
 		},
@@ -225,8 +282,12 @@ func (c *config) lead(ctx context.Context, base *rest.Config, work func(context.
 		return err
 	}
 	elector.Run(ctx)
-	if ctx.Err() != nil {
+	switch err := context.Cause(ctx); {
+	case ctx.Err() == nil:
+	case errors.Is(err, context.Canceled):
 		return nil
+	default:
+		return err
 	}
 	return fmt.Errorf("lost the Lease %s/%s", c.leaseNamespace, name)
 }

@@ -46,6 +46,8 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Schedulers are the names of the schedulers whose gangs it looks after.
 	Schedulers []string
+	// Ledger says how the ledger is kept; nil for no ledger, and no statuses of queues.
+	Ledger *LedgerOptions
 }
 
 // Controller looks after gangs. Make one with New.
@@ -56,6 +58,7 @@ type Controller struct {
 	schedulers []string
 	factory    informers.SharedInformerFactory
 	tracker    *podgroup.Tracker
+	books      *books // nil for none
 	queue      workqueue.TypedRateLimitingInterface[gang.Key]
 
 	mu sync.Mutex
@@ -102,6 +105,11 @@ func New(o Options) (*Controller, error) {
 		}
 	})
 	registerMetrics()
+	if o.Ledger != nil {
+		if c.books, err = newBooks(o, c); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -114,8 +122,16 @@ func slim(obj any) (any, error) {
 	if !ok {
 		return obj, nil
 	}
-	p.Spec.Volumes, p.Spec.InitContainers, p.Spec.Containers, p.Spec.EphemeralContainers = nil, nil, nil, nil
-	p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints = nil, nil, nil
+	p.Spec.Volumes, p.Spec.EphemeralContainers, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints = nil, nil, nil, nil
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			list[i] = v1.Container{Name: list[i].Name, Resources: list[i].Resources, RestartPolicy: list[i].RestartPolicy}
+		}
+	}
+	// Which GPU models it accepts.
+	if a := p.Spec.Affinity; a != nil {
+		p.Spec.Affinity = &v1.Affinity{NodeAffinity: a.NodeAffinity}
+	}
 	return p, nil
 }
 
@@ -123,12 +139,28 @@ func slim(obj any) (any, error) {
 func (c *Controller) Start(ctx context.Context) error {
 	c.factory.Start(ctx.Done())
 	c.tracker.Start(ctx)
+	if c.books != nil {
+		c.books.queues.Start(ctx)
+		if err := c.books.queues.WaitForSync(ctx); err != nil {
+			return err
+		}
+	}
 	return c.tracker.WaitForSync(ctx)
 }
 
-// Work looks after the gangs until the context ends. Only one replica may.
-func (c *Controller) Work(ctx context.Context) {
+// Work looks after the gangs and keeps the ledger until the context ends. Only one replica may; the error is that another keeps
+// the ledger. Holder names this replica.
+func (c *Controller) Work(ctx context.Context, holder string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
+	if c.books != nil {
+		wg.Go(func() {
+			if err := c.books.work(ctx, holder); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	for range workers {
 		wg.Go(func() {
 			for c.next(ctx) {
@@ -138,6 +170,10 @@ func (c *Controller) Work(ctx context.Context) {
 	<-ctx.Done()
 	c.queue.ShutDown()
 	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 func (c *Controller) next(ctx context.Context) bool {

@@ -22,7 +22,8 @@ func StartController(ctx context.Context, cp *ControlPlane, binary string) (*Pro
 		return nil, err
 	}
 	return startServing(ctx, command{
-		name: "weft-controller", path: binary, args: []string{"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--v=2"},
+		name: "weft-controller", path: binary, args: []string{"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--v=2",
+			"--ledger=" + filepath.Join(filepath.Dir(kubeconfig), "ledger.db")},
 		dir: filepath.Dir(kubeconfig), grace: schedulerGrace,
 	}, kubeconfig)
 }

@@ -42,6 +42,8 @@ const (
 	AnnotationCheckpointBy = "weft.sh/checkpoint-by"
 	// LabelQueue on a pod is the name of the Queue that it is charged to.
 	LabelQueue = "weft.sh/queue"
+	// LabelUser on a pod says who uses it, for reports. Nobody checks it.
+	LabelUser = "weft.sh/user"
 
 	// LabelProduct on a node is the model of its GPUs; a pod's node affinity on it chooses the model.
 	LabelProduct = "nvidia.com/gpu.product"
