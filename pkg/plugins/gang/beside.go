@@ -264,8 +264,11 @@ func (q *question) most(ctx context.Context, node, shape int) int {
 	return gang.NoLimit
 }
 
-// limits are those of the nodes, as they are now.
+// limits are those of the nodes, as they are now; nil where nothing tightens them.
 func (q *question) limits() [][]int {
+	if !q.wide() {
+		return nil
+	}
 	out := make([][]int, len(q.Nodes))
 	for i := range q.Nodes {
 		out[i] = slices.Clone(q.Nodes[i].Limit)

@@ -219,3 +219,65 @@ func TestMembersOverManyZones(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoLeavesForMembersBesideEachOther: pods of 8 GPUs have the nodes, one is free where it says so.
+func TestWhoLeavesForMembersBesideEachOther(t *testing.T) {
+	for name, tt := range map[string]struct {
+		nodes   string
+		members []*v1.Pod
+		// free is the node without a pod.
+		free string
+		// gone says how many leave in each zone.
+		gone string
+	}{
+		"two in each zone": {nodes: "8 8 8 | 8 8 8", members: membersOf("g", 4, 8, evenly(v1.LabelTopologyZone), priority(10)), gone: "2 2"},
+		"two in one zone, one beside the free node": {
+			nodes: "8 8 8 | 8 8 8", free: "z1-n1", members: membersOf("g", 4, 8, evenly(v1.LabelTopologyZone), priority(10)), gone: "2 1",
+		},
+		"in three zones":                    {nodes: "8 8 8 | 8 8 | 8 8 8", members: membersOf("g", 6, 8, evenly(v1.LabelTopologyZone), priority(10)), gone: "2 2 2"},
+		"nobody, where a zone is too small": {nodes: "8 8 8 8 8 | 8", members: membersOf("g", 4, 8, evenly(v1.LabelTopologyZone), priority(10))},
+		"nobody of the same priority":       {nodes: "8 8 8 | 8 8 8", members: membersOf("g", 4, 8, evenly(v1.LabelTopologyZone))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, zoned(t, tt.nodes), func(r *rig) {
+				r.linger()
+				var old []*v1.Pod
+				zone := map[string]string{}
+				for _, n := range zoned(t, tt.nodes) {
+					if n.Name == tt.free {
+						continue
+					}
+					p := asks("on-"+n.Name, gpus(8), startedBefore(time.Hour), selects(v1.LabelHostname, n.Name))
+					zone[p.Name] = n.Labels[v1.LabelTopologyZone]
+					old = append(old, p)
+				}
+				r.create(old...)
+				if r.number() != len(old) {
+					t.Fatalf("bound: %s", r.bound())
+				}
+				r.group("g", int64(len(tt.members)))
+				r.create(tt.members...)
+				r.after(45 * time.Second) // it is tried again meanwhile, and what is kept has not expired
+				count := map[string]int{}
+				leaving := strings.Fields(r.leaving(old...))
+				for _, name := range leaving {
+					count[zone[name]]++
+				}
+				sorted := slices.Sorted(maps.Values(count))
+				slices.Reverse(sorted)
+				if got := strings.Trim(fmt.Sprint(sorted), "[]"); got != tt.gone {
+					t.Fatalf("by zone %q leave, want %q: %q; told %q", got, tt.gone, leaving, r.said("g-0"))
+				}
+				r.letGo(leaving...)
+				r.after(15 * time.Second)
+				want := len(old) - len(leaving)
+				if tt.gone != "" {
+					want += len(tt.members)
+				}
+				if r.number() != want {
+					t.Errorf("%d are bound, want %d: %s; told %q", r.number(), want, r.bound(), r.said("g-0"))
+				}
+			})
+		})
+	}
+}

@@ -21,12 +21,10 @@ const maxAsked = 1 << 15
 // part of the cluster that the members' rules tell apart. The result is nil where that leads nowhere; said is then how far it came
 // and what the others say of the member that got no place. limits are those of the nodes before anything was tightened.
 func (q *question) oneByOne(ctx context.Context, limits [][]int) (res *gang.Result, said string, err error) {
-	p := q.Problem
-	p.Nodes = slices.Clone(q.Nodes)
-	for i := range limits {
-		p.Nodes[i].Limit = limits[i]
+	s := &oneByOne{
+		q: q, placer: q.placer(limits),
+		keys: slices.DeleteFunc(topologyKeys(q.shapes, false), func(k string) bool { return k == v1.LabelHostname }),
 	}
-	s := &oneByOne{q: q, placer: gang.NewPlacer(&p), keys: slices.DeleteFunc(topologyKeys(q.shapes, false), func(k string) bool { return k == v1.LabelHostname })}
 	for i, m := range q.Members {
 		if m.Node == "" {
 			s.members = append(s.members, i)
@@ -52,6 +50,39 @@ func (q *question) oneByOne(ctx context.Context, limits [][]int) (res *gang.Resu
 		}
 	}
 	return nil, s.said(), ctx.Err()
+}
+
+// placer is for the question with the limits.
+func (q *question) placer(limits [][]int) *gang.Placer {
+	p := q.Problem
+	p.Nodes = slices.Clone(q.Nodes)
+	for i := range limits {
+		p.Nodes[i].Limit = limits[i]
+	}
+	return gang.NewPlacer(&p)
+}
+
+// samePlaces is the plan with every member on the same node, nil where that is not possible.
+func (q *question) samePlaces(ctx context.Context, limits [][]int, plan *gang.Result) (*gang.Result, error) {
+	placer := q.placer(limits)
+	for _, at := range plan.Placements {
+		if !placer.Put(at.Member, at.Node) {
+			return nil, nil
+		}
+	}
+	return q.verified(ctx, placer.Result())
+}
+
+// verified is the plan, nil where the other plugins refuse it.
+func (q *question) verified(ctx context.Context, res *gang.Result) (*gang.Result, error) {
+	switch _, _, status := q.verify(ctx, res); {
+	case status.IsSuccess():
+		return res, nil
+	case status.IsRejected():
+		return nil, nil
+	default:
+		return nil, status.AsError()
+	}
 }
 
 // oneByOne is the state of that search.
@@ -135,15 +166,7 @@ func (s *oneByOne) place(ctx context.Context, first int) (*gang.Result, error) {
 	if placed == 0 {
 		return nil, nil
 	}
-	res := s.placer.Result()
-	switch _, _, status := s.q.verify(ctx, res); {
-	case status.IsSuccess():
-		return res, nil
-	case status.IsRejected():
-		return nil, nil
-	default:
-		return nil, status.AsError()
-	}
+	return s.q.verified(ctx, s.placer.Result())
 }
 
 // placeOne gives the member the first of the nodes that the other plugins let it have. What refuses it in one part of the cluster often

@@ -83,6 +83,7 @@ func (q *question) answer(ctx context.Context) (*gang.Result, *refusal, error) {
 			if res, beside, err = q.oneByOne(ctx, before); err != nil || res != nil {
 				return res, nil, err
 			}
+			q.untightened = before
 		}
 		switch {
 		case r.OK():

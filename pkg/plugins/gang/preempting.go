@@ -1,8 +1,11 @@
 package gang
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,10 +105,11 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	if len(units) == 0 && len(leaving) == 0 {
 		return nil, nil
 	}
+	limits, considered := later.limits(), map[int]bool{}
 	for range maxReplans {
 		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed)
 		if !r.OK() {
-			return nil, nil
+			break
 		}
 		found := &room{of: later, result: res, victims: podsOf(pods, chosen), leaving: leaving}
 		then, status := later.after(ctx, found.victims)
@@ -120,8 +124,49 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 			return nil, status.AsError()
 		}
 		then.tighten(ctx, res, at, there) // the limits are shared
+		for _, u := range chosen {
+			considered[u] = true
+		}
 	}
-	return nil, nil
+	if len(considered) == 0 {
+		return nil, nil
+	}
+	return later.makeRoomOneByOne(ctx, limits, units, pods, considered, leaving)
+}
+
+// makeRoomOneByOne is makeRoom for members that are in each other's way: they are placed one by one on what would be free without all
+// the units that plans would have had leave, and then of those as many stay as can, the most important first.
+func (q *question) makeRoomOneByOne(
+	ctx context.Context, limits [][]int, units []gang.Unit, pods [][]*v1.Pod, considered map[int]bool, leaving []*v1.Pod,
+) (*room, error) {
+	leave := slices.Sorted(maps.Keys(considered))
+	then, status := q.after(ctx, podsOf(pods, leave))
+	if !status.IsSuccess() {
+		return nil, status.AsError()
+	}
+	res, _, err := then.oneByOne(ctx, limits)
+	if res == nil {
+		return nil, err
+	}
+	order := slices.Clone(leave)
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(units[b].Priority, units[a].Priority), cmp.Compare(units[b].LostMilliGPUSeconds, units[a].LostMilliGPUSeconds))
+	})
+	for _, u := range order {
+		fewer := slices.DeleteFunc(slices.Clone(leave), func(other int) bool { return other == u })
+		then, status := q.after(ctx, podsOf(pods, fewer))
+		if !status.IsSuccess() {
+			return nil, status.AsError()
+		}
+		same, err := then.samePlaces(ctx, limits, res)
+		if err != nil {
+			return nil, err
+		}
+		if same != nil {
+			leave, res = fewer, same
+		}
+	}
+	return &room{of: q, result: res, victims: podsOf(pods, leave), leaving: leaving}, nil
 }
 
 // mayPreempt reports whether no member forbids it.

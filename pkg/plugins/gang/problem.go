@@ -46,8 +46,10 @@ type question struct {
 
 	// markers are nodes of different domains; see settle.
 	markers []fwk.NodeInfo
-	// tightened says that the limits are no longer only what each node says by itself.
-	tightened bool
+	// tightened says that the limits are no longer only what each node says by itself; untightened are the limits before that, where
+	// tightening has led to no plan.
+	tightened   bool
+	untightened [][]int
 	// refusedWhole says that there is room, and that other plugins refuse every plan.
 	refusedWhole bool
 

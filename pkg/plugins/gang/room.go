@@ -93,9 +93,10 @@ func capacity(info fwk.NodeInfo, name v1.ResourceName) int64 {
 	}
 }
 
-// after is the question as it will be when the pods have left. What limits the shapes is shared with the question.
+// after is the question as it will be when the pods have left. What limits the shapes is shared with the question, but for what was
+// tightened for plans without anybody leaving.
 func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.Status) {
-	if len(pods) == 0 {
+	if len(pods) == 0 && q.untightened == nil {
 		return q, nil
 	}
 	later := &question{
@@ -103,6 +104,15 @@ func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.S
 		refused: maps.Clone(q.refused), widened: true, markers: q.markers,
 	}
 	later.Nodes = slices.Clone(q.Nodes)
+	for i, before := range q.untightened {
+		limit := slices.Clone(later.Nodes[i].Limit)
+		for s, n := range before {
+			if n != 0 { // else it is 0, or what it is if pods leave
+				limit[s] = n
+			}
+		}
+		later.Nodes[i].Limit = limit
+	}
 	for _, s := range q.states {
 		later.states = append(later.states, s.Clone())
 	}
