@@ -240,6 +240,7 @@ func (c *Controller) reconcile(ctx context.Context, k gang.Key, now time.Time) (
 		return time.Time{}, err
 	default:
 		g.status, next = gang.Judge(spec, members, was, now)
+		g.record.Evicted(members, g.status, next)
 	}
 	g.judged = true
 	klog.FromContext(ctx).V(4).Info("Judged a gang", "podgroup", klog.KRef(k.Namespace, k.Name), "pods", len(pods), "phase", g.status.Phase,

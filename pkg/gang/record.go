@@ -20,6 +20,34 @@ type Record struct {
 	// past are the members that had ended when no member held a place: whoever is bound later has nothing to do with that. The times
 	// in pods, in whole seconds, do not always say so.
 	past map[string]bool
+	// leaving are the members that were to be evicted for a loss when that was seen; nil when none was, or it was before this
+	// Record. Who is bound later takes a place anew, however soon: the times of pods are in whole seconds.
+	leaving map[string]bool
+}
+
+// maxGone bounds how many members that are gone are remembered from a status, which whoever may write it can set to any number.
+const maxGone = 10_000
+
+// Evicted remembers whom [Judge] had evicted for a loss, of the pods that [Record.Complete] gave it: who is bound while they leave has
+// nothing to do with what was lost before. It is to be called after every Judge.
+func (r *Record) Evicted(pods []MemberState, s Status, next Next) {
+	failed := s.Phase == PhaseFailed && !s.Since.IsZero()
+	if failed && r.leaving == nil {
+		r.leaving = map[string]bool{}
+		for _, i := range next.Evict {
+			r.leaving[pods[i].UID] = true
+		}
+	}
+	if r.leaving != nil {
+		for _, p := range pods {
+			if !p.active() {
+				r.past[p.UID] = true
+			}
+		}
+	}
+	if !failed {
+		r.leaving = nil
+	}
 }
 
 // Complete is the pods with those appended that succeeded and are gone; it says which are of a run before. was is the status
@@ -59,6 +87,7 @@ func (r *Record) Complete(spec Spec, pods []MemberState, was Status, now time.Ti
 	for i := range out {
 		p := &out[i]
 		p.former = !p.active() && p.Ended.Before(r.start)
+		p.anew = r.leaving != nil && !r.leaving[p.UID]
 		if p.past = !p.active() && (c.bound == 0 || r.past[p.UID]); p.past {
 			past[p.UID] = true
 		}
@@ -76,7 +105,7 @@ func (r *Record) recall(pods []MemberState, c counts, was Status, now time.Time)
 		}
 	}
 	slices.SortFunc(ended, func(a, b time.Time) int { return b.Compare(a) })
-	gone, when := was.Succeeded-len(ended), now
+	gone, when := min(was.Succeeded-len(ended), maxGone), now
 	switch {
 	case was.started():
 		r.start = c.start

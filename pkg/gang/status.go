@@ -63,6 +63,8 @@ type MemberState struct {
 	// former says that it ended before the present run of the gang, past that it did before any was bound of those that hold a
 	// place now; see [Record].
 	former, past bool
+	// anew says that it was bound after the loss for which the others leave.
+	anew bool
 }
 
 // active says that the pod goes on.
@@ -276,7 +278,7 @@ func (s Status) lost(pods []MemberState, was Status, now time.Time) (l loss) {
 // boundUntil are the indices of the members that hold a place since then or before.
 func boundUntil(pods []MemberState, then time.Time) (out []int) {
 	for i, p := range pods {
-		if p.holds() && !p.Bound.After(then) {
+		if p.holds() && !p.anew && !p.Bound.After(then) {
 			out = append(out, i)
 		}
 	}

@@ -250,3 +250,48 @@ func TestJudgeInvariants(t *testing.T) {
 		}
 	}
 }
+
+// TestReplacementsStay: who is bound while the others leave for a loss is not evicted for that loss, though the times of pods, in
+// whole seconds, do not tell who came first.
+func TestReplacementsStay(t *testing.T) {
+	second := time.Unix(1000, 0)
+	spec := Spec{Min: 2, Lost: LostRestart, Partial: PartialShrink, Grace: time.Minute}
+	runs := func(uid string) MemberState {
+		return MemberState{UID: uid, Name: uid, Bound: second.Add(-time.Hour), Running: true}
+	}
+	lost := func(uid string) MemberState {
+		m := runs(uid)
+		m.Ended, m.Failed = second, true
+		return m
+	}
+	comes := func(uid string) MemberState { return MemberState{UID: uid, Name: uid, Bound: second, Running: true} }
+	var r Record
+	status := Status{Phase: PhaseRunning, Scheduled: 2, Running: 2}
+	judge := func(pods ...MemberState) (evicted []string) {
+		t.Helper()
+		all := r.Complete(spec, pods, status, second)
+		var next Next
+		status, next = Judge(spec, all, status, second)
+		r.Evicted(all, status, next)
+		for _, i := range next.Evict {
+			evicted = append(evicted, all[i].Name)
+		}
+		return evicted
+	}
+	for i, step := range []struct {
+		pods []MemberState
+		want []string
+	}{
+		{[]MemberState{lost("a"), runs("b")}, []string{"b"}},
+		{[]MemberState{lost("a"), runs("b"), comes("c")}, []string{"b"}},
+		{[]MemberState{lost("a"), lost("b"), comes("c"), comes("d")}, nil},
+		{[]MemberState{lost("a"), lost("b"), comes("c"), comes("d")}, nil},
+		{[]MemberState{comes("c"), comes("d")}, nil},
+		// What is lost later is another loss.
+		{[]MemberState{lost("c"), comes("d")}, []string{"d"}},
+	} {
+		if got := judge(step.pods...); !slices.Equal(got, step.want) {
+			t.Fatalf("step %d: evicted %v, want %v; %+v", i, got, step.want, status)
+		}
+	}
+}
