@@ -134,6 +134,13 @@ func TestEachRule(t *testing.T) {
 		"nvml may import go-nvml": {
 			"pkg/nvml/a.go", `package nvml; import _ "github.com/NVIDIA/go-nvml/pkg/nvml"`, nil,
 		},
+		"the ledger may import a database": {
+			"pkg/ledger/ledgertest/a.go", `package ledgertest; import _ "github.com/jackc/pgx/v5"`, nil,
+		},
+		"nobody else may import a database": {
+			"pkg/controller/a.go", `package controller; import _ "modernc.org/sqlite"`,
+			[]string{"only pkg/ledger may import modernc.org/sqlite"},
+		},
 		"nobody else may import go-nvml": {
 			"pkg/deviceplugin/a.go", `package deviceplugin; import _ "github.com/NVIDIA/go-nvml/pkg/nvml"`,
 			[]string{"only pkg/nvml may import github.com/NVIDIA/go-nvml"},

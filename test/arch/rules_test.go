@@ -92,6 +92,9 @@ var confined = []struct {
 		[]string{"pkg/nvml"},
 		"it needs cgo and a driver; pkg/nvml turns what it says into values",
 	},
+	{"modernc.org/sqlite", []string{"pkg/ledger"}, "nobody but the ledger knows which database it is in"},
+	{"github.com/jackc/pgx", []string{"pkg/ledger"}, "nobody but the ledger knows which database it is in"},
+	{"github.com/pressly/goose", []string{"pkg/ledger"}, "nobody but the ledger knows which database it is in"},
 }
 
 // layers are the adapters and what stands on them, from the bottom. A package may not import one of a higher layer;
