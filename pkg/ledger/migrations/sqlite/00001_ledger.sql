@@ -44,6 +44,8 @@ CREATE TABLE segments (
 -- What is open has end_at 0, and what has ended was charged to its end: so one index finds what lies in a range of time. It does
 -- not change while a pod runs.
 CREATE INDEX segments_end ON segments (end_at);
+-- All that budgets ask, every tick: they read this instead of the rows.
+CREATE INDEX segments_charged ON segments (end_at, charged, queue, rate, start_at) WHERE end_at > 0;
 
 -- Segments whose rows are gone, by hour, day or month of UTC. key is a hash of what is in the columns after it, to labels.
 CREATE TABLE rollups (
