@@ -1,10 +1,11 @@
 package quota
 
-// maxHold is the longest that a claim holds hours for, in seconds: 20 years. One that says more has overrun from then on. It bounds the
-// periods that anybody looks at.
+// maxHold is the longest that a claim holds hours for, in seconds: 20 years. One that says more has overrun from then on.
+// It bounds the periods that anybody looks at.
 const maxHold int64 = 20 * 366 * 86400
 
-// known is what is known of a queue's checkpoint: the present one, and one of a period that has yet to begin by the book's clock.
+// known is what is known of a queue's checkpoint: the present one, and one of a period that has yet to begin by the book's
+// clock.
 type known struct {
 	now, next Checkpoint
 }
@@ -37,7 +38,8 @@ func (c Checkpoint) in(start, end int64) (used, asOf, carried int64) {
 	case c.Start == start && c.End == end:
 		return max(c.Used, 0), c.AsOf, c.Carried
 	case c.End > start && c.AsOf > start:
-		// The budget's periods were changed while this one ran. How much of it was used since start nobody can tell: so all of it.
+		// The budget's periods were changed while this one ran. How much of it was used since start nobody can tell: so all
+		// of it.
 		return max(c.Used, 0), c.AsOf, 0
 	default:
 		return 0, min(c.AsOf, start), 0
@@ -46,8 +48,8 @@ func (c Checkpoint) in(start, end int64) (used, asOf, carried int64) {
 
 // account is the periods of a queue's budget, from the present one on.
 //
-// Invariant: held of each period is the sum, over all claims below the queue, of rate times the seconds of [max(asOf, start), to) that lie in
-// the period; to is as [entry.until] has it, and the rolling end for claims that roll.
+// Invariant: held of each period is the sum, over all claims below the queue, of rate times the seconds of [max(asOf,
+// start), to) that lie in the period; to is as [entry.until] has it, and the rolling end for claims that roll.
 type account struct {
 	budget *Budget
 	// asOf is the moment to which used is complete, never after the book's now.
@@ -55,8 +57,8 @@ type account struct {
 	// clamped says that the checkpoint is ahead of the book's clock.
 	clamped bool
 	periods []period
-	// rolling is the rate of claims that hold the time until the rolling end, and ahead how many of them start after it: none, but for
-	// clocks that differ by more than RollingHold.
+	// rolling is the rate of claims that hold the time until the rolling end, and ahead how many of them start after it:
+	// none, but for clocks that differ by more than RollingHold.
 	rolling wide
 	ahead   int
 }
@@ -149,7 +151,8 @@ type standing struct {
 	start, end, used, held, limit int64
 }
 
-// stands is period i; last is the period before, for one that nothing is held in. Later is how far the rolling end moved on from the book's.
+// stands is period i; last is the period before, for one that nothing is held in. Later is how far the rolling end moved on
+// from the book's.
 func (a *account) stands(i int, last standing, rolling, later int64) standing {
 	if i >= len(a.periods) {
 		start, end := a.budget.PeriodAt(last.end)

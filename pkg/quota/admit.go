@@ -82,12 +82,14 @@ func (b *Book) sum(j Job, q *queue, d *demand) (other string) {
 	return ""
 }
 
-// Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has already
-// are not counted twice: the rest is admitted against what is left, as if it started now, whatever Start it has. The cost grows with the depth of the tree and the periods that the
-// job touches; nothing is allocated when it is admitted (of up to 8 different run times).
+// Admit says whether the job may start at the time of Advance, whatever may be idle. Claims of the job that the book has
+// already are not counted twice: the rest is admitted against what is left, as if it started now, whatever Start it has.
+// The cost grows with the depth of the tree and the periods that the job touches; nothing is allocated when it is admitted
+// (of up to 8 different run times).
 //
-// From the job's queue to the top it checks the longest run time against MaxRuntime (a claim without a run time is never too long: what
-// it gets by default is for who makes the claim to say), what runs at the same time against the limit, and the budget:
+// From the job's queue to the top it checks the longest run time against MaxRuntime (a claim without a run time is never
+// too long: what it gets by default is for who makes the claim to say), what runs at the same time against the limit, and
+// the budget:
 //
 //   - Notify never refuses.
 //   - Throttle refuses with OverBudget what would run above the guarantee, once the books say that the budget is used up.
@@ -223,8 +225,9 @@ func (q *queue) throttleVerdict(d *demand, at int64) Verdict {
 		return Verdict{}
 	}
 	v := Verdict{
-		Reason: OverBudget, Queue: q.node.spec.Name, Used: a.used, Held: p.held.value(), Need: d.in(p.start, p.end, at), Limit: p.limit,
-		Resets: p.end, Detail: "until then nothing starts above the guaranteed " + gpus(q.share.Guaranteed) + " GPUs",
+		Reason: OverBudget, Queue: q.node.spec.Name,
+		Used: a.used, Held: p.held.value(), Need: d.in(p.start, p.end, at), Limit: p.limit, Resets: p.end,
+		Detail: "until then nothing starts above the guaranteed " + gpus(q.share.Guaranteed) + " GPUs",
 	}
 	if p.end == NoLimit {
 		v.Resets = 0

@@ -2,24 +2,23 @@ package quota
 
 import "container/heap"
 
-// Book is what all queues have at one moment: the tree, its checkpoints and the claims of all pods. Whoever shares one among
-// goroutines locks it; Admit, Standing, Holder and Tree only read. The time is that of the last Advance, which has to come before
-// anything is asked.
+// Book is what all queues have at one moment: the tree, its checkpoints and the claims of all pods. Whoever shares one
+// among goroutines locks it; Admit, Standing, Holder and Tree only read. The time is that of the last Advance, which has to
+// come before anything is asked.
 //
 // # What a claim holds
 //
-// Its rate for each second from the later of its start and the checkpoint's AsOf, to its end: Start + Runtime, or End once it ended. One
-// that runs longer than it said, or did not say, holds until RollingHold from now: so it may use more than was checked when it
-// started, by what it runs over. What crosses the end of a period counts in each by
-// its seconds there.
+// Its rate for each second from the later of its start and the checkpoint's AsOf, to its end: Start + Runtime, or End once
+// it ended. One that runs longer than it said, or did not say, holds until RollingHold from now: so it may use more than
+// was checked when it started, by what it runs over. What crosses the end of a period counts in each by its seconds there.
 //
 // # Checkpoints of another period
 //
-// When the books stand still over the end of a period, nothing is used of the new one by their account, and claims hold in it from its
-// beginning: those that run and those that ended since, which are kept for that. What is carried over is not counted until
-// the books say how much. A checkpoint whose period begins after the book's now waits for it. When the periods of a budget are changed
-// while one runs, all that the old one used by AsOf counts as used in the new one; what a longer new period had before the old one
-// began is unknown until the next checkpoint.
+// When the books stand still over the end of a period, nothing is used of the new one by their account, and claims hold in
+// it from its beginning: those that run and those that ended since, which are kept for that. What is carried over is not
+// counted until the books say how much. A checkpoint whose period begins after the book's now waits for it. When the
+// periods of a budget are changed while one runs, all that the old one used by AsOf counts as used in the new one; what a
+// longer new period had before the old one began is unknown until the next checkpoint.
 type Book struct {
 	tree        *Tree
 	queues      map[string]*queue
@@ -51,10 +50,11 @@ type queue struct {
 
 // entry is a claim of the book. What every count reads comes first.
 type entry struct {
-	// start, to, rate and milliGPU are the claim's, made sane: moments of broken clocks are no more than a day ahead. To is when it ended, or
-	// is to end by what it said.
+	// start, to, rate and milliGPU are the claim's, made sane: moments of broken clocks are no more than a day ahead. To is
+	// when it ended, or is to end by what it said.
 	start, to, rate, milliGPU int64
-	// live says that it has not ended, rolling that it runs and holds RollingHold from now. One that runs and does not roll is in the heap.
+	// live says that it has not ended, rolling that it runs and holds RollingHold from now. One that runs and does not roll
+	// is in the heap.
 	live, rolling bool
 	at            int    // in queue.claims
 	heapAt        int    // -1 where it is not in the heap
@@ -184,7 +184,8 @@ func (b *Book) Set(c Claim) {
 	b.link(e)
 }
 
-// Delete takes a claim back as if it had never been: a start that was undone. One that ran and ended is Set with its End instead.
+// Delete takes a claim back as if it had never been: a start that was undone. One that ran and ended is Set with its End
+// instead.
 func (b *Book) Delete(id string) {
 	e := b.entries[id]
 	if e == nil {
@@ -269,9 +270,9 @@ func (b *Book) unlink(e *entry) {
 	e.queue = nil
 }
 
-// Advance moves the time on: new periods, windows, holds of claims that run longer than they said, claims that are on the books
-// and can be forgotten. Its cost grows with the queues, with the claims that began to roll or ended, and at the turn of a period with
-// all claims. The time does not go back.
+// Advance moves the time on: new periods, windows, holds of claims that run longer than they said, claims that are on the
+// books and can be forgotten. Its cost grows with the queues, with the claims that began to roll or ended, and at the turn
+// of a period with all claims. The time does not go back.
 func (b *Book) Advance(now int64) {
 	if now <= b.now && b.now != 0 {
 		b.forget()
@@ -292,7 +293,9 @@ func (b *Book) Advance(now int64) {
 		if a == nil {
 			continue
 		}
-		if next := b.checkpoints[name].next; a.periods[0].end <= now || a.clamped || a.ahead > 0 || next != (Checkpoint{}) && next.Start <= now {
+		next := b.checkpoints[name].next
+		due := next != (Checkpoint{}) && next.Start <= now
+		if due || a.periods[0].end <= now || a.clamped || a.ahead > 0 {
 			b.recount(q)
 		} else {
 			a.roll(before, b.rollingEnd())
@@ -314,8 +317,8 @@ func (b *Book) Advance(now int64) {
 	b.forget()
 }
 
-// forget drops claims that ended and that nobody needs: at each budget above, they are on the books or were of a period before. Those of
-// a queue that does not exist are kept for an hour: it may be that nobody heard of it yet.
+// forget drops claims that ended and that nobody needs: at each budget above, they are on the books or were of a period
+// before. Those of a queue that does not exist are kept for an hour: it may be that nobody heard of it yet.
 func (b *Book) forget() {
 	if !b.sweep || b.now == 0 {
 		return

@@ -8,9 +8,9 @@ import (
 // rounds bounds how often the queues above a job are asked for another moment, one after the other.
 const rounds = 16
 
-// CouldStart is when the job may be let through at the earliest, by what is known: if nothing else starts, and what runs takes as long as
-// it said; the time of Advance for one that may start now, and 0 where there is no such moment. Its cost grows with the claims below
-// the queues above the job: it is for messages.
+// CouldStart is when the job may be let through at the earliest, by what is known: if nothing else starts, and what runs
+// takes as long as it said; the time of Advance for one that may start now, and 0 where there is no such moment. Its cost
+// grows with the claims below the queues above the job: it is for messages.
 func (b *Book) CouldStart(j Job) int64 {
 	switch b.Admit(j).Reason {
 	case Admitted:
@@ -25,8 +25,8 @@ func (b *Book) CouldStart(j Job) int64 {
 	return b.earliest(q, &d, func(q *queue, at int64) int64 { return q.roomAt(&d, at) })
 }
 
-// earliest is the earliest moment at which all budgets let the job through, and at which room tells that the queue's limit does; 0 where
-// there is none. Room is the earliest moment not before at, 0 for none.
+// earliest is the earliest moment at which all budgets let the job through, and at which room tells that the queue's limit
+// does; 0 where there is none. Room is the earliest moment not before at, 0 for none.
 func (b *Book) earliest(q *queue, d *demand, room func(q *queue, at int64) int64) int64 {
 	at := b.now
 	for range rounds {

@@ -8,10 +8,11 @@ var defaultAlerts = []int64{70, 85, 95}
 // Assessment is how a budget stands, and what is to be done.
 type Assessment struct {
 	Limit, Used, Held, Left int64
-	// Alert is the highest of the alert percents that used and held reached, 0 for none; without percents they are 70, 85 and 95.
+	// Alert is the highest of the alert percents that used and held reached, 0 for none; without percents they are 70, 85
+	// and 95.
 	Alert int64
-	// BurnPerDay is milli-GPU-seconds for each day at the rate of the last; ExhaustedAt is when that uses the budget up, 0 when that is
-	// not before the period ends. Once it is used up it is since when.
+	// BurnPerDay is milli-GPU-seconds for each day at the rate of the last; ExhaustedAt is when that uses the budget up, 0
+	// when that is not before the period ends. Once it is used up it is since when.
 	BurnPerDay, ExhaustedAt int64
 	// Exhausted says that used reached the limit, whatever the enforcement.
 	Exhausted bool
@@ -19,8 +20,9 @@ type Assessment struct {
 	DrainAt int64
 }
 
-// Assess says how the budget stands in the period that now lies in, by the rules of [Book] for a checkpoint of another. Recent is what
-// was used in the seconds before now that window counts, and exhausted since when the budget is known to be used up, 0 when it was not.
+// Assess says how the budget stands in the period that now lies in, by the rules of [Book] for a checkpoint of another.
+// Recent is what was used in the seconds before now that window counts, and exhausted since when the budget is known to be
+// used up, 0 when it was not.
 func Assess(b *Budget, c Checkpoint, held, recent, window, exhausted, now int64) Assessment {
 	start, end := b.PeriodAt(now)
 	used, _, carried := c.in(start, end)

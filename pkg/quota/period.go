@@ -8,9 +8,10 @@ const (
 	lastMoment  int64 = 253402300799
 )
 
-// PeriodAt is the period [start, end) that the moment lies in; end is NoLimit and start 0 for PeriodNone. A day begins at the first
-// moment that has its date where the budget is (UTC without a location), also where clocks jump over midnight or pass it twice:
-// so periods follow each other without a gap. Moments outside the years 1 to 9999 count as the nearest inside.
+// PeriodAt is the period [start, end) that the moment lies in; end is NoLimit and start 0 for PeriodNone. A day begins at
+// the first moment that has its date where the budget is (UTC without a location), also where clocks jump over midnight or
+// pass it twice: so periods follow each other without a gap. Moments outside the years 1 to 9999 count as the nearest
+// inside.
 func (b *Budget) PeriodAt(at int64) (start, end int64) {
 	loc := b.Location
 	if loc == nil {
@@ -36,8 +37,8 @@ func (b *Budget) PeriodAt(at int64) (start, end int64) {
 	}
 }
 
-// midnight is the first moment of the date; the day may lie outside the month. time.Date does not say which moment it takes where
-// there is no midnight, or two.
+// midnight is the first moment of the date; the day may lie outside the month. time.Date does not say which moment it takes
+// where there is no midnight, or two.
 func midnight(year int, month time.Month, day int, loc *time.Location) int64 {
 	want := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 	if loc == time.UTC {
@@ -67,8 +68,8 @@ func dateOf(t time.Time) int64 {
 	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Unix()
 }
 
-// LimitIn is what may be used in the period [start, end) which got carried from the one before: the grant, what was carried and
-// the adjustments that lie in it; at least 0.
+// LimitIn is what may be used in the period [start, end) which got carried from the one before: the grant, what was carried
+// and the adjustments that lie in it; at least 0.
 func (b *Budget) LimitIn(start, end, carried int64) int64 {
 	if b.MilliGPUSeconds == NoLimit {
 		return NoLimit
@@ -84,8 +85,9 @@ func (b *Budget) LimitIn(start, end, carried int64) int64 {
 	return max(sum.value(), 0)
 }
 
-// Carry is what the next period gets of one in which used was used, of limit: what is left, at most RolloverPercent of the grant. What
-// was used above the limit is not taken from the next. A budget without a period or without a limit carries nothing.
+// Carry is what the next period gets of one in which used was used, of limit: what is left, at most RolloverPercent of the
+// grant. What was used above the limit is not taken from the next. A budget without a period or without a limit carries
+// nothing.
 func (b *Budget) Carry(used, limit int64) int64 {
 	if b.Period == PeriodNone || b.RolloverPercent <= 0 || b.MilliGPUSeconds <= 0 || used >= limit || limit == NoLimit {
 		return 0

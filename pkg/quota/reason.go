@@ -62,14 +62,13 @@ type Verdict struct {
 	Reason Reason
 	// Queue is the queue that says no: the job's own or one above.
 	Queue string
-	// Used, Held, Need and Limit are milli-GPU-seconds where a budget says no, and milli-GPU at once where a limit does, of which
-	// Used is then what runs. For RuntimeTooLong Need and Limit are seconds.
+	// Used, Held, Need and Limit are milli-GPU-seconds where a budget says no, and milli-GPU at once where a limit does, of
+	// which Used is then what runs. For RuntimeTooLong Need and Limit are seconds.
 	Used, Held, Need, Limit int64
 	// Resets is when the period ends that has too little left; 0 where none does.
 	Resets int64
-	// CouldStart is the earliest moment at which it may be let through if nothing else starts and what runs takes as long as it
-	// said: 0 when nobody can tell. Admit tells it where budgets alone are in
-	// the way; see [Book.CouldStart].
+	// CouldStart is the earliest moment at which it may be let through if nothing else starts and what runs takes as long
+	// as it said: 0 when nobody can tell. Admit tells it where budgets alone are in the way; see [Book.CouldStart].
 	CouldStart int64
 	// Detail says more in words, where numbers do not tell all: empty for most.
 	Detail string
@@ -99,7 +98,8 @@ func (v Verdict) Message() string {
 	case NeverWithinLimit:
 		say("the job needs %s GPUs, queue %s never has more than %s", gpus(v.Need), v.Queue, gpus(v.Limit))
 	case OverLimit:
-		say("queue %s has %s GPUs left of %s (%s are in use), %s are needed", v.Queue, gpus(v.left()), gpus(v.Limit), gpus(v.Used), gpus(v.Need))
+		say("queue %s has %s GPUs left of %s (%s are in use), %s are needed",
+			v.Queue, gpus(v.left()), gpus(v.Limit), gpus(v.Used), gpus(v.Need))
 	case NeverWithinBudget:
 		say("the job needs %s GPU-hours, the whole budget of queue %s is %s (used %s, held %s)",
 			hours(v.Need, up), v.Queue, hours(v.Limit, down), hours(v.Used, nearest), hours(v.Held, nearest))
@@ -107,7 +107,8 @@ func (v Verdict) Message() string {
 		say("queue %s has %s GPU-hours left of %s (used %s, held %s), %s are needed",
 			v.Queue, hours(v.left(), down), hours(v.Limit, down), hours(v.Used, nearest), hours(v.Held, nearest), hours(v.Need, up))
 	case NotYourTurn:
-		say("it is not the turn of queue %s: what is idle goes first to queues below their guarantee, then to those with less for their weight", v.Queue)
+		say("it is not the turn of queue %s: what is idle goes first to queues below their guarantee, "+
+			"then to those with less for their weight", v.Queue)
 	default:
 		say("%s: queue %s", v.Reason, v.Queue)
 	}

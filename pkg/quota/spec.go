@@ -49,8 +49,8 @@ type Spec struct {
 	Windows []Window
 	// Budget is nil where hours are recorded only.
 	Budget *Budget
-	// DefaultRuntime and MaxRuntime are in seconds; 0 for none. Who makes a claim of a pod that says no run time gives it the default of the
-	// nearest queue that has one; MaxRuntime is checked by [Book.Admit], at every queue above too.
+	// DefaultRuntime and MaxRuntime are in seconds; 0 for none. Who makes a claim of a pod that says no run time gives it
+	// the default of the nearest queue that has one; MaxRuntime is checked by [Book.Admit], at every queue above too.
 	DefaultRuntime, MaxRuntime int64
 }
 
@@ -116,7 +116,8 @@ type Claim struct {
 	Start int64
 	// Runtime is how long it is expected to run, in seconds; 0 when nobody knows: such a claim holds [RollingHold] from now.
 	Runtime int64
-	// End is when it ended, 0 while it runs. A claim that ended stays until the checkpoint of every queue above it has passed End.
+	// End is when it ended, 0 while it runs. A claim that ended stays until the checkpoint of every queue above it has
+	// passed End.
 	End int64
 	// Priority is the pod's. Higher goes first within a queue.
 	Priority int32

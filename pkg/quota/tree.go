@@ -19,7 +19,8 @@ type node struct {
 	spec     Spec
 	parent   *node // nil at the top, and where the one above cannot be known
 	children []string
-	// problem is why the queue admits nothing, empty for one that is valid; culprit is the queue that is at fault: itself, or one above.
+	// problem is why the queue admits nothing, empty for one that is valid; culprit is the queue that is at fault: itself,
+	// or one above.
 	problem string
 	culprit string
 	// mostLimit is the highest of its limits, of all windows.
@@ -31,13 +32,14 @@ type Problem struct {
 	Queue, Message string
 }
 
-// NewTree makes a tree of the queues, in any order. A queue that contradicts another, and all below it, stay in the tree but admit
-// nothing; the problems say why, by name.
+// NewTree makes a tree of the queues, in any order. A queue that contradicts another, and all below it, stay in the tree
+// but admit nothing; the problems say why, by name.
 //
-// Where two contradict, the older counts (Created, then name): of queues of one name all but the oldest are left out, and of
-// children that are guaranteed more than their parent the youngest are invalid. Guarantees are compared outside of windows; within
-// one an admin may promise more than there is for a while. What runs in an invalid queue counts at those above it; where the parent
-// does not exist, or is the queue itself or below it, none can be known, and the queue stands at the top.
+// Where two contradict, the older counts (Created, then name): of queues of one name all but the oldest are left out, and
+// of children that are guaranteed more than their parent the youngest are invalid. Guarantees are compared outside of
+// windows; within one an admin may promise more than there is for a while. What runs in an invalid queue counts at those
+// above it; where the parent does not exist, or is the queue itself or below it, none can be known, and the queue stands at
+// the top.
 func NewTree(specs []Spec) (*Tree, []Problem) {
 	t := &Tree{nodes: make(map[string]*node, len(specs))}
 	var problems []Problem
@@ -120,7 +122,8 @@ func problemOf(s *Spec) string {
 	case s.MaxRuntime < 0:
 		return say("max runtime", s.MaxRuntime, "at least 0 seconds")
 	case s.MaxRuntime > 0 && s.DefaultRuntime > s.MaxRuntime:
-		return say("default runtime", fmt.Sprintf("%d seconds", s.DefaultRuntime), fmt.Sprintf("at most the max runtime of %d", s.MaxRuntime))
+		return say("default runtime", fmt.Sprintf("%d seconds", s.DefaultRuntime),
+			fmt.Sprintf("at most the max runtime of %d", s.MaxRuntime))
 	}
 	if b := s.Budget; b != nil {
 		switch {
@@ -192,8 +195,8 @@ func (t *Tree) link(n *node) {
 	case above == n:
 		set(fmt.Sprintf("queue %s is its own parent; must be another queue, or empty at the top", name))
 	default:
-		// Only who is on the circle himself is at fault; who leads to one finds that he comes back to another. No way is longer than
-		// there are queues.
+		// Only who is on the circle himself is at fault; who leads to one finds that he comes back to another. No way is
+		// longer than there are queues.
 		at := above
 		for range t.names {
 			if at == nil || at == n {
@@ -252,8 +255,8 @@ func (t *Tree) Spec(queue string) (Spec, bool) {
 	return n.spec, true
 }
 
-// Problem is why the queue admits nothing, and the queue that is at fault: itself or one above. Both are empty for a valid queue and
-// for one that does not exist.
+// Problem is why the queue admits nothing, and the queue that is at fault: itself or one above. Both are empty for a valid
+// queue and for one that does not exist.
 func (t *Tree) Problem(queue string) (message, culprit string) {
 	n := t.nodes[queue]
 	if n == nil {

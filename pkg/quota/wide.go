@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// wide is a sum of products of int64 that is exact, so that what was added can be taken out again even where the sum is past an
-// int64. The zero value is 0. It holds 2^30 products of any rate and [maxHold].
+// wide is a sum of products of int64 that is exact, so that what was added can be taken out again even where the sum is
+// past an int64. The zero value is 0. It holds 2^30 products of any rate and [maxHold].
 type wide struct {
 	hi int64
 	lo uint64
