@@ -85,7 +85,12 @@
 // What limits a node besides resources (an anti-affinity that a victim has, a host port that it holds) counts as if the victim stayed.
 //
 // Reservations are not stored. After a restart the gang is refused again and they are made anew; victims that are leaving by then are
-// not chosen twice.
+// not chosen twice. The gang is older than what waits behind it and so has its turn first; only pods that have theirs in the
+// moment until its PodGroup is read may take what was kept, once for each restart.
+//
+// The leader's refusal is told to the other members at once, several at a time and off the scheduling loop, which writes one
+// status after the other and waits for each answer; see tellOthers. Events of a gang of more than 64 members that come within
+// milliseconds are looked at together; see looks.
 //
 // A pod that is in no gang and may take the place of gang members evicts whole gangs or members above a minimum only: it is planned
 // as a gang of one, and DefaultPreemption chooses victims for it without seeing the members that their gangs need; see

@@ -142,7 +142,11 @@ func (pl *Plugin) PreEnqueue(_ context.Context, pod *v1.Pod) *fwk.Status {
 	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, r.Message())
 }
 
-// preEnqueueNative holds back pods that would otherwise be scheduled one by one, without their gang.
+// preEnqueueNative holds back pods that would otherwise be scheduled one by one, without their gang. It does not hold back those
+// of a gang that was refused, though the framework backs such a group off and has it planned again every 10 s at the latest, event
+// or not: a group that PreEnqueue holds back is let go only by what asks PreEnqueue again, so each way in which a gang is brought
+// back (hints, activation, time, another member) would have to be told apart there, under the queue's lock, and one that was
+// forgotten would leave the gang waiting for ever. A plan takes milliseconds.
 func (pl *Plugin) preEnqueueNative(k gang.Key) *fwk.Status {
 	if pl.gangs.native {
 		return nil
