@@ -98,8 +98,8 @@ func (t *tx) known(ctx context.Context, segments []Segment) (map[key]row, error)
 	return known, nil
 }
 
-// changes are the rows to write for the segments, each once, in the order in which they came. What ended by compacted and is not known
-// was rolled up: it must not be counted again.
+// changes are the rows to write for the segments, each once, in the order in which they came. What is charged to compacted or before and is
+// not known was rolled up: it must not be counted again.
 func changes(known map[key]row, segments []Segment, compacted int64) ([]row, error) {
 	var order []key
 	changed := make(map[key]bool)
@@ -117,10 +117,7 @@ func changes(known map[key]row, segments []Segment, compacted int64) ([]row, err
 				continue
 			}
 		} else if given.Through <= compacted {
-			return nil, &SegmentError{
-				PodUID: given.PodUID, Number: given.Number, Kind: ErrConflict,
-				Problem: fmt.Sprintf("it is charged to %d, and rows that ended by %d are rolled up", given.Through, compacted),
-			}
+			continue
 		}
 		known[k] = row{Segment: merged, auditSeq: old.auditSeq}
 		if !changed[k] {

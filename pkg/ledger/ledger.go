@@ -127,7 +127,8 @@ type Store interface {
 	// Commit writes new segments and later states of known ones, and moves the watermark to asOf (never back). All or, with an error,
 	// nothing. The same call again changes nothing, nor do calls in another order: of two states of a segment the later counts, which
 	// is the one that is charged to a later time; of an open and a closed one the closed; of an estimated and an observed end the
-	// observed; of two ends of a kind the earlier. So Through goes back only when it turns out that the segment had ended by then.
+	// observed; of two ends of a kind the earlier. So Through goes back only when it turns out that the segment had ended by then. A
+	// segment that is charged to a time whose rows were compacted, and is not on the books, is one of these: it changes nothing.
 	//
 	// After an error that is neither ErrFenced nor a SegmentError nobody knows whether it was written: call it again.
 	Commit(ctx context.Context, epoch, asOf int64, segments []Segment) error

@@ -24,6 +24,9 @@ var errStop = errors.New("enough")
 // Segments implements Store.
 func (db *SQL) Segments(ctx context.Context, q Query) iter.Seq2[Segment, error] {
 	return func(yield func(Segment, error) bool) {
+		if q.empty() {
+			return
+		}
 		err := db.view(ctx, func(t *tx) error {
 			condition, args := q.where()
 			return t.each(ctx, func(rows *sql.Rows) error {
@@ -46,8 +49,11 @@ func (db *SQL) Segments(ctx context.Context, q Query) iter.Seq2[Segment, error] 
 // Charged implements Store.
 func (db *SQL) Charged(ctx context.Context, from, to int64) (map[string]int64, error) {
 	charged := make(map[string]int64)
+	q := Query{From: from, To: to}
+	if q.empty() {
+		return charged, nil
+	}
 	err := db.view(ctx, func(t *tx) error {
-		to := (&Query{To: to}).to()
 		// Commit has seen to it that no product of a row overflows. A sum that does is an error of the database. The rows that ended are
 		// read from an index of their own (segments_charged), for these are nearly all.
 		query := fmt.Sprintf(`SELECT queue, SUM(seconds) FROM (
@@ -57,7 +63,7 @@ func (db *SQL) Charged(ctx context.Context, from, to int64) (map[string]int64, e
 			FROM segments WHERE charged AND end_at = 0 AND through_at > %[4]d AND start_at < %[3]d
 			UNION ALL SELECT queue, rate_seconds
 			FROM rollups WHERE charged AND start_at >= %[4]d AND start_at < %[3]d) AS parts GROUP BY queue`,
-			t.least, t.greatest, to, from)
+			t.least, t.greatest, q.to(), q.From)
 		return t.each(ctx, func(rows *sql.Rows) error {
 			var queue string
 			var sum int64

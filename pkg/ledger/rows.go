@@ -207,6 +207,9 @@ func (q *Query) among(condition string, args []any) (string, []any) {
 	return condition, args
 }
 
+// empty reports whether there is no time between From and To, as at the beginning of a period that the watermark has yet to reach.
+func (q *Query) empty() bool { return q.to() <= q.From }
+
 func (q *Query) to() int64 {
 	if q.To == 0 {
 		return maxTime + 1

@@ -67,6 +67,9 @@ func (db *SQL) Totals(ctx context.Context, q Query, by []Dimension, bucket, time
 	if r.calendar, err = newCalendar(bucket, timeZone); err != nil {
 		return nil, err
 	}
+	if q.empty() {
+		return nil, nil
+	}
 	err = db.view(ctx, func(t *tx) error {
 		if err := r.segments(ctx, t, &q); err != nil {
 			return err

@@ -190,6 +190,19 @@ func TestTotalsAreTheSumsOfMinutes(t *testing.T) {
 	})
 }
 
+func TestNothingIsBetweenATimeAndOneBefore(t *testing.T) {
+	ctx := context.Background()
+	db, epoch := led(t, t.TempDir()+"/ledger.db")
+	commit(t, db, epoch, 1000, at(1000, false, ""))
+	for _, q := range []Query{{From: 500, To: 500}, {From: 500, To: 400}} {
+		charged, err := db.Charged(ctx, q.From, q.To)
+		totals, totalsErr := db.Totals(ctx, q, nil, "", "")
+		if segments := all(t, db, q); len(charged)+len(totals)+len(segments) > 0 || err != nil || totalsErr != nil {
+			t.Errorf("from %d to %d: %v, %v, %v, %v, %v", q.From, q.To, charged, totals, segments, err, totalsErr)
+		}
+	}
+}
+
 func TestTotalsRefuse(t *testing.T) {
 	db, _ := led(t, t.TempDir()+"/ledger.db")
 	tests := map[string]struct {
