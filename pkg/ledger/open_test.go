@@ -52,6 +52,9 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(context.Background(), filepath.Join(dir, "ledger.db")); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("a directory that may not be written: %v", err)
 	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestOpenPutsNoPasswordInMessages(t *testing.T) {
