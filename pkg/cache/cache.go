@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft.sh/weft/pkg/cluster"
@@ -24,6 +25,7 @@ type Cache struct {
 	suspected map[string]time.Time
 	// changed are the names of nodes that changed since a snapshot was last brought up to date, per snapshot.
 	changed map[*cluster.Snapshot]map[string]struct{}
+	freed   atomic.Uint64
 }
 
 // holding is one pod on one node.
@@ -59,8 +61,12 @@ func (c *Cache) SetInventory(node string, inv cluster.Inventory) {
 	if n != nil {
 		pods = n.Pods
 	}
+	c.freed.Add(1)
 	c.set(cluster.NewNode(node, inv, pods))
 }
+
+// Freed counts the times that GPUs may have become free: pods let go of theirs, or a node reported others. It takes no lock.
+func (c *Cache) Freed() uint64 { return c.freed.Load() }
 
 // Assume records that a pod is about to hold GPUs of the node, in place of what it was assumed to hold before. It errs
 // with ErrConflict, and changes nothing, when the node cannot give it that, or gives too much on the same GPUs already;
@@ -266,6 +272,7 @@ func (c *Cache) drop(uid string) {
 	if h := c.pods[uid]; h != nil {
 		delete(c.pods, uid)
 		delete(c.suspected, uid)
+		c.freed.Add(1)
 		c.set(c.nodes[h.node].Without(uid))
 	}
 }

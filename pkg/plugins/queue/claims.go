@@ -107,7 +107,7 @@ func (s *State) release(which func(types.UID, *hold) bool) {
 		if _, _, _, ok := s.options.GPUs.Cache().Holding(string(uid)); !ok {
 			delete(s.holds, uid)
 			s.book.Delete(string(uid))
-			s.free()
+			s.changed()
 		}
 	}
 }
@@ -116,12 +116,6 @@ func (s *State) release(which func(types.UID, *hold) bool) {
 func (s *State) changed() {
 	s.version++
 	s.kick()
-}
-
-// free says that something became free. The lock is held.
-func (s *State) free() {
-	s.freed++
-	s.changed()
 }
 
 // podSeen is for a pod that came or changed.
@@ -197,7 +191,7 @@ func (s *State) podGone(obj any) {
 		delete(s.holds, pod.UID)
 		if claim = h.claim; !ran && !missed && pod.Spec.NodeName == "" {
 			s.book.Delete(claim.ID)
-			s.free()
+			s.changed()
 			return
 		}
 		ran = true // bound and ended, and an event was missed
@@ -212,7 +206,7 @@ func (s *State) podGone(obj any) {
 	}
 	claim.End = max(claim.End, claim.Start)
 	s.book.Set(claim)
-	s.free()
+	s.changed()
 }
 
 // recount makes the claims of all bound pods anew: a queue, a class or a node changed.

@@ -68,7 +68,7 @@ func (s *State) begin(pod *v1.Pod) (*cycle, verdict) {
 	}
 	j := w.job
 	s.judge(j)
-	j.absent = false
+	j.absent, j.tried = false, s.freed()+1
 	if !j.verdict.OK() {
 		return nil, j.verdict
 	}
@@ -135,8 +135,8 @@ func (s *State) noPlace(pod *v1.Pod, dear *quota.Claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w := s.waiting[pod.UID]; w != nil {
-		if j := w.job; j.stuck != s.freed+1 {
-			j.stuck = s.freed + 1
+		if j := w.job; j.stuck != j.tried {
+			j.stuck = j.tried
 			if j.eligible && len(s.eligible) > 1 {
 				s.kick() // it is the others' turn
 			}
@@ -145,8 +145,12 @@ func (s *State) noPlace(pod *v1.Pod, dear *quota.Claim) {
 	}
 }
 
-// stuckNow reports whether what is idle need not be kept for the job. The lock is held.
-func (s *State) stuckNow(j *job) bool { return j.stuck == s.freed+1 || j.absent }
+// stuckAt reports whether what is idle need not be kept for the job.
+func (j *job) stuckAt(freed uint64) bool { return j.stuck == freed+1 || j.absent }
+
+// freed counts the times that GPUs became free: who found no place before may find one now. Plugin GPUFit's cache knows before the
+// scheduling queue moves anybody for it.
+func (s *State) freed() uint64 { return s.options.GPUs.Cache().Freed() }
 
 // Reserve implements fwk.ReservePlugin: it decides, and takes the hold. A refusal is an error, as in PreFilter.
 func (pl *Plugin) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {

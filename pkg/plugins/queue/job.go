@@ -33,13 +33,15 @@ type job struct {
 	// queue is that of the claims, and eligible says that it is counted in State.eligible.
 	queue    string
 	eligible bool
-	// turn says that the job may try now if others want the same; given is since when.
+	// turn says that the job may try now if others want the same; given is since when what is idle is kept for it, zero while it is not.
 	turn  turn
 	given time.Time
-	// stuck is State.freed when the scheduler last found no place for it, and absent that it did not try it at all when it could:
-	// somebody else holds it back.
-	stuck  uint64
-	absent bool
+	// until is one more than State.freed was when the turn became the job's if it ends when that changes, else 0.
+	until uint64
+	// tried is one more than State.freed was when its last cycle began, and stuck what tried was when no place was found. absent says that it
+	// was not tried at all when it could be: somebody else holds it back.
+	tried, stuck uint64
+	absent       bool
 	// dear is a claim that the budget did not allow on a dear class of GPUs, nil for none.
 	dear *quota.Claim
 }
@@ -253,8 +255,8 @@ func (s *State) gate(pod *v1.Pod) string {
 		s.teller.tell(pod.UID)
 		return j.verdict.message
 	}
-	if s.contested(j) && j.turn != granted {
-		if j.turn == unasked {
+	if !s.mayTry(j) {
+		if j.turn != denied {
 			s.kick()
 		}
 		return quota.Verdict{Reason: quota.NotYourTurn}.Message()
@@ -267,6 +269,11 @@ func (s *State) gate(pod *v1.Pod) string {
 // The lock is held.
 func (s *State) contested(j *job) bool {
 	return j.eligible && len(s.eligible) > 1
+}
+
+// mayTry reports whether it is the job's turn, as far as that matters. The lock is held.
+func (s *State) mayTry(j *job) bool {
+	return !s.contested(j) || j.turn == granted && (j.until == 0 || j.until == s.freed()+1)
 }
 
 // asks reports whether the pod asks for GPUs; also one that asks for something without a meaning, which plugin GPUFit refuses, does

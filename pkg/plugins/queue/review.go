@@ -261,7 +261,7 @@ func (s *State) each(f func(*job)) {
 // as if nodes would help them. The lock is held.
 func (s *State) decide(j *job) (try []*v1.Pod) {
 	s.judge(j)
-	pass := j.verdict.OK() && (!s.contested(j) || j.turn == granted)
+	pass := j.verdict.OK() && s.mayTry(j)
 	if pass && j.dear != nil {
 		job := append(quota.Job{*j.dear}, j.claims...)
 		job = deleteID(job[:1], job[1:], j.dear.ID)
@@ -304,25 +304,17 @@ func (s *State) turns() {
 	if !contested {
 		return
 	}
-	now := s.now()
+	now, freed := s.now(), s.freed() // before it is looked at what is idle
 	capacity, idle := s.room(set)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var total int64
-	for _, n := range idle {
-		total += n
-	}
-	if total > s.idle {
-		s.freed++ // also by a node that came, or GPUs that are healthy again
-	}
-	s.idle = total
 	c := quota.Contest{Capacity: capacity, Idle: idle}
 	var jobs []*job
 	for _, j := range s.jobs {
 		if !j.eligible || s.inFlight(j) {
 			continue
 		}
-		if j.turn == granted && now.Sub(j.given) > turnPatience && !s.stuckNow(j) {
+		if !j.given.IsZero() && now.Sub(j.given) > turnPatience {
 			j.absent = true
 		}
 		var wanting quota.Job
@@ -335,21 +327,25 @@ func (s *State) turns() {
 			continue
 		}
 		jobs = append(jobs, j)
-		c.Waiting = append(c.Waiting, quota.Waiting{Job: wanting, Classes: s.classesOf(j), Stuck: s.stuckNow(j)})
+		c.Waiting = append(c.Waiting, quota.Waiting{Job: wanting, Classes: s.classesOf(j), Stuck: j.stuckAt(freed)})
 	}
 	may := s.book.Turns(c)
 	live := false
 	for i, j := range jobs {
-		live = live || may[i] && !s.stuckNow(j)
+		live = live || may[i] && !j.stuckAt(freed)
 	}
 	for i, j := range jobs {
+		if live && !may[i] {
+			j.turn, j.given = denied, time.Time{}
+			continue
+		}
 		// When nobody is about to take what is idle all may try: those without room are to be seen by autoscalers.
-		if may[i] || !live {
-			if j.turn != granted {
-				j.turn, j.given = granted, now
-			}
-		} else {
-			j.turn = denied
+		j.turn = granted
+		if j.until = 0; j.stuckAt(freed) || !may[i] {
+			// Who goes first when GPUs become free is another question.
+			j.until, j.given = freed+1, time.Time{}
+		} else if j.given.IsZero() {
+			j.given = now
 		}
 	}
 }

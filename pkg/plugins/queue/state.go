@@ -77,11 +77,7 @@ type State struct {
 	book *quota.Book
 	// version counts the changes of the book: a verdict of an older one is made anew.
 	version uint64
-	// freed counts the times that GPUs became free: who found no place before may find one now.
-	freed uint64
-	// idle is what was idle when it was last looked at, in milli-GPU.
-	idle int64
-	jobs map[jobID]*job
+	jobs    map[jobID]*job
 	// waiting are the pods that PreEnqueue was asked about and that are not bound.
 	waiting map[types.UID]*waiter
 	// eligible counts the jobs by queue that wait and that only their turn may hold back.
