@@ -70,7 +70,11 @@ func (c *charges) checkpoint(ctx context.Context, queue string, b *quota.Budget,
 	}
 	for n, at := 0, was.AsOf; ; n++ {
 		s, e := b.PeriodAt(at)
-		if s >= start || n == maxCarries {
+		if s >= start {
+			break
+		}
+		if n == maxCarries {
+			carried = 0 // nobody kept the ledger for years
 			break
 		}
 		spent, err := c.of(ctx, s, e)
@@ -170,8 +174,12 @@ func ended(pod *v1.Pod) bool {
 	return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
 }
 
-// heldBack reports whether a quota or a budget holds the pod back: the scheduler says so in its condition.
+// heldBack reports whether a quota, a budget or a gate holds the pod back: the scheduler says so in its condition, and of a gate
+// the pod itself.
 func heldBack(pod *v1.Pod) bool {
+	if len(pod.Spec.SchedulingGates) > 0 {
+		return true
+	}
 	for i := range pod.Status.Conditions {
 		if c := &pod.Status.Conditions[i]; c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse {
 			return quota.HoldsBack(c.Reason)

@@ -1,9 +1,11 @@
 package steward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"weft.sh/weft/pkg/apis/weft/v1alpha1"
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -23,25 +26,52 @@ const (
 	eventDrainBlocked = "BudgetDrainBlocked"
 )
 
-// drain tells the pods of a queue that is used up when they have to leave, so that they write a checkpoint, and evicts them when that moment has
-// come: all of them, so no gang is left in part. PodDisruptionBudgets are respected; what they keep is tried again in each pass.
-func (s *Steward) drain(ctx context.Context, q *v1alpha1.Queue, pods []*v1.Pod, at, now int64) error {
-	deadline := moment(at).UTC().Format(time.RFC3339)
+// drain is a queue whose pods have to leave, told of it grace seconds before.
+type drain struct {
+	queue *v1alpha1.Queue
+	pods  []*v1.Pod // of its subtree
+	// at is the earliest moment at which they have to be gone.
+	at, grace int64
+}
+
+// drain tells the pods of queues that are used up when they have to leave, so that they write a checkpoint, and evicts them when that
+// moment has come, gangs as a whole. PodDisruptionBudgets are respected; what they keep is tried again in each pass. A pod is in the
+// subtree of several queues: the one that drains first counts.
+func (s *Steward) drain(ctx context.Context, drains []drain, now int64) error {
+	slices.SortStableFunc(drains, func(a, b drain) int { return cmp.Compare(a.at, b.at) })
+	seen := map[types.UID]bool{}
 	var errs []error
-	for _, pod := range pods {
-		if pod.DeletionTimestamp != nil {
-			continue
+	for _, d := range drains {
+		var names []string
+		units := map[string][]*v1.Pod{}
+		for _, pod := range d.pods {
+			if seen[pod.UID] || pod.DeletionTimestamp != nil {
+				continue
+			}
+			seen[pod.UID] = true
+			unit := string(pod.UID)
+			if gang, ok := podgroup.KeyOf(pod); ok {
+				unit = gang.String()
+			}
+			if units[unit] == nil {
+				names = append(names, unit)
+			}
+			units[unit] = append(units[unit], pod)
 		}
-		var err error
-		switch told := pod.Annotations[podspec.AnnotationCheckpointBy]; {
-		case now >= at:
-			err = s.evict(ctx, q, pod)
-		case told == deadline:
-		default:
-			err = s.tell(ctx, q, pod, deadline)
-		}
-		if err != nil {
-			errs = append(errs, err)
+		for _, unit := range names {
+			at := deadline(units[unit], d, now)
+			for _, pod := range units[unit] {
+				var err error
+				switch by := moment(at).UTC().Format(time.RFC3339); {
+				case now >= at:
+					err = s.evict(ctx, d.queue, pod)
+				case pod.Annotations[podspec.AnnotationCheckpointBy] != by:
+					err = s.tell(ctx, d.queue, pod, by)
+				}
+				if err != nil {
+					errs = append(errs, err)
+				}
+			}
 		}
 	}
 	if len(errs) > 3 {
@@ -50,12 +80,28 @@ func (s *Steward) drain(ctx context.Context, q *v1alpha1.Queue, pods []*v1.Pod, 
 	return errors.Join(errs...)
 }
 
+// deadline is when the pods, one or those of a gang, have to leave: as they were told, else a whole grace from now. What they were told
+// before the budget was last refilled does not count, nor what nobody would have told them.
+func deadline(pods []*v1.Pod, d drain, now int64) int64 {
+	latest := int64(0)
+	for _, pod := range pods {
+		told, err := time.Parse(time.RFC3339, pod.Annotations[podspec.AnnotationCheckpointBy])
+		if err == nil && d.at <= told.Unix() && told.Unix() <= max(d.at, now+d.grace) {
+			latest = max(latest, told.Unix())
+		}
+	}
+	if latest == 0 {
+		return max(d.at, now+d.grace)
+	}
+	return latest
+}
+
 // tell writes into the pod by when it should have written a checkpoint: a program reads it through the downward API.
 func (s *Steward) tell(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod, deadline string) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{%q:%q}}}`, pod.UID, podspec.AnnotationCheckpointBy, deadline)
 	_, err := s.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // it is gone, or another has its name
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+		return nil // it is gone, or another has its name: a UID cannot change
 	}
 	if err != nil {
 		return fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)

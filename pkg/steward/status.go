@@ -74,6 +74,11 @@ func status(was v1alpha1.QueueStatus, generation int64, f facts, now int64) v1al
 		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionExhausted)
 		return out
 	}
+	if was.Budget == nil || was.Budget.PeriodStart.Unix() != f.checkpoint.Start {
+		// What was said of another period begins anew: since when the budget is used up decides when pods have to leave.
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionBudgetAlert)
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionExhausted)
+	}
 	a := f.assessment
 	budget := &v1alpha1.BudgetStatus{
 		PeriodStart: moment(f.checkpoint.Start), AsOf: moment(f.checkpoint.AsOf), Epoch: f.epoch,
@@ -108,8 +113,13 @@ func worthWriting(was, is v1alpha1.QueueStatus) bool {
 	if equality.Semantic.DeepEqual(was, is) {
 		return false
 	}
-	if was.Budget == nil || is.Budget == nil || was.Budget.PeriodStart != is.Budget.PeriodStart || was.Budget.Epoch != is.Budget.Epoch ||
-		was.Budget.Limit != is.Budget.Limit || is.Budget.AsOf.Unix()-was.Budget.AsOf.Unix() >= writeEvery {
+	before, after := was.Budget, is.Budget
+	switch {
+	case before == nil || after == nil:
+		return true
+	case before.PeriodStart.Unix() != after.PeriodStart.Unix(), before.Epoch != after.Epoch, before.Limit != after.Limit,
+		before.CarriedMilliGPUSeconds != after.CarriedMilliGPUSeconds, after.AsOf.Unix()-before.AsOf.Unix() >= writeEvery,
+		(before.DrainAt == nil) != (after.DrainAt == nil):
 		return true
 	}
 	// What only time changed can wait.
@@ -119,7 +129,7 @@ func worthWriting(was, is v1alpha1.QueueStatus) bool {
 		return true
 	}
 	for _, c := range is.Conditions {
-		if before := meta.FindStatusCondition(was.Conditions, c.Type); before == nil || before.Status != c.Status || before.Reason != c.Reason {
+		if before := meta.FindStatusCondition(was.Conditions, c.Type); before == nil || before.Status != c.Status || before.Reason != c.Reason || level(*before) != level(c) {
 			return true
 		}
 	}
@@ -142,5 +152,5 @@ func optional(seconds int64) *metav1.Time {
 	return &t
 }
 
-// hours is GPU time in GPU-hours, rounded down to a thousandth.
+// hours is GPU time in GPU-hours, to the nearest thousandth.
 func hours(milliGPUSeconds int64) string { return quota.FormatGPUHours(milliGPUSeconds) }

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,30 +43,33 @@ type Options struct {
 	Nodes   corelisters.NodeLister
 	// Schedulers are the schedulerNames of pods that wait for queues.
 	Schedulers []string
-	// Now is the clock in Unix seconds; nil for the machine's.
-	Now func() int64
 }
 
 // Steward looks after the queues. One works at a time, by the goroutine that calls Pass.
 type Steward struct {
 	o Options
-	// last is what each queue's status was when it was last written or read: the informer may be behind.
-	last map[string]v1alpha1.QueueStatus
+	// last are the statuses that were written: the informer may be behind.
+	last map[string]written
+	// raised are the alerts that were raised in the present period. It is forgotten with the process; the condition then says.
+	raised map[string]alerts
+}
+
+// written is the status of the queue with that UID as it was last written.
+type written struct {
+	uid    types.UID
+	status v1alpha1.QueueStatus
 }
 
 // New makes a steward and makes its metrics visible.
 func New(o Options) *Steward {
-	if o.Now == nil {
-		o.Now = func() int64 { return time.Now().Unix() }
-	}
 	registerMetrics()
-	return &Steward{o: o, last: map[string]v1alpha1.QueueStatus{}}
+	return &Steward{o: o, last: map[string]written{}, raised: map[string]alerts{}}
 }
 
-// Pass brings everything up to the ledger's watermark: checkpoints, statuses, alerts, metrics, and what drains. The error is of what
-// could not be done; the next pass tries it again.
+// Pass brings everything up to the ledger's watermark: checkpoints, statuses, alerts, metrics, and what drains. All of it is as of that
+// moment, so that a clock that is set changes nothing. The error is of what could not be done; the next pass tries it again.
 func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
-	set, now := s.o.Queues(), s.o.Now()
+	set := s.o.Queues()
 	tree := set.Tree()
 	books := &charges{store: s.o.Store, tree: tree}
 	checkpoints := map[string]quota.Checkpoint{}
@@ -86,13 +89,16 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 	if err != nil {
 		return err
 	}
-	v := look(set, checkpoints, pods, s.node, s.ours, now)
+	v := look(set, checkpoints, pods, s.node, s.ours, asOf)
 	invalid := map[string]string{}
 	for _, p := range set.Problems() {
-		invalid[p.Queue] = p.Message
+		if invalid[p.Queue] == "" {
+			invalid[p.Queue] = p.Message
+		}
 	}
 
 	var errs []error
+	var drains []drain
 	gauges := make([]gauge, 0, len(tree.Names()))
 	for _, queue := range tree.Names() {
 		object := s.o.Objects(queue)
@@ -101,6 +107,9 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 		}
 		f := facts{checkpoint: checkpoints[queue], epoch: epoch, invalid: invalid[queue]}
 		f.spec, _ = tree.Spec(queue)
+		if f.invalid == "" {
+			f.invalid, _ = tree.Problem(queue) // that of a queue above
+		}
 		f.standing, _ = v.book.Standing(queue)
 		if w := v.waiting[queue]; w != nil {
 			f.waiting = *w
@@ -113,23 +122,26 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 			if err != nil {
 				return fmt.Errorf("what queue %s was charged: %w", queue, err)
 			}
-			f.assessment = quota.Assess(b, f.checkpoint, f.standing.Held, recent[queue], asOf-from, since(was, v1alpha1.ConditionExhausted), now)
+			f.assessment = quota.Assess(b, f.checkpoint, f.standing.Held, recent[queue], asOf-from, since(was, f.checkpoint.Start), asOf)
 		}
 		gauges = append(gauges, gauge{queue, f})
-		is := status(was, object.Generation, f, now)
-		s.announce(object, was, is)
+		is := status(was, object.Generation, f, asOf)
 		if worthWriting(was, is) {
-			if err := s.write(ctx, queue, is); err != nil {
+			if err := s.write(ctx, object, is); err != nil {
 				errs = append(errs, err)
+				continue // nobody is told what may be told again
 			}
+			s.announce(object, was, is)
 		}
 		if at := f.assessment.DrainAt; at != 0 {
-			errs = append(errs, s.drain(ctx, object, v.subtree(queue), at, now))
+			drains = append(drains, drain{object, v.subtree(queue), at, f.spec.Budget.DrainGrace})
 		}
 	}
+	errs = append(errs, s.drain(ctx, drains, asOf))
 	for queue := range s.last {
 		if _, ok := tree.Spec(queue); !ok {
 			delete(s.last, queue)
+			delete(s.raised, queue)
 		}
 	}
 	show(gauges)
@@ -144,61 +156,84 @@ func (s *Steward) node(name string) *v1.Node {
 	return node
 }
 
-func (s *Steward) ours(scheduler string) bool {
-	for _, name := range s.o.Schedulers {
-		if name == scheduler {
-			return true
-		}
-	}
-	return false
-}
+func (s *Steward) ours(scheduler string) bool { return slices.Contains(s.o.Schedulers, scheduler) }
 
 // statusOf is the queue's status as it was last written, or as it is read if that is later.
 func (s *Steward) statusOf(q *v1alpha1.Queue) v1alpha1.QueueStatus {
 	last, ok := s.last[q.Name]
-	if !ok || last.Budget != nil && q.Status.Budget != nil && q.Status.Budget.AsOf.After(last.Budget.AsOf.Time) {
+	if !ok || last.uid != q.UID ||
+		last.status.Budget != nil && q.Status.Budget != nil && q.Status.Budget.AsOf.After(last.status.Budget.AsOf.Time) {
 		return q.Status
 	}
-	return last
+	return last.status
 }
 
-// write replaces the queue's status. Nobody else writes it.
-func (s *Steward) write(ctx context.Context, queue string, is v1alpha1.QueueStatus) error {
-	fields, err := json.Marshal(is)
+// write replaces the status of the queue, and of no other that has its name by now. Nobody else writes it.
+func (s *Steward) write(ctx context.Context, q *v1alpha1.Queue, is v1alpha1.QueueStatus) error {
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": q.UID},
+		{"op": "add", "path": "/status", "value": is}, // replaces one that is there
+	})
 	if err != nil {
 		return err
 	}
-	patch := fmt.Appendf(nil, `[{"op":"add","path":"/status","value":%s}]`, fields)
-	_, err = s.o.Dynamic.Resource(v1alpha1.Queues).Patch(ctx, queue, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = s.o.Dynamic.Resource(v1alpha1.Queues).Patch(ctx, q.Name, types.JSONPatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("status of queue %s: %w", queue, err)
+		return fmt.Errorf("status of queue %s: %w", q.Name, err)
 	}
-	s.last[queue] = is
+	s.last[q.Name] = written{q.UID, is}
 	return nil
 }
 
-// announce tells in events what turned bad.
+// alerts are those that were raised in the period that begins at start: the highest percent, and that of the burn rate.
+type alerts struct {
+	uid   types.UID
+	start int64
+	level int64
+	burn  bool
+}
+
+// announce tells in events what turned bad. What is held goes up and down: each alert is told once in a period.
 func (s *Steward) announce(q *v1alpha1.Queue, was, is v1alpha1.QueueStatus) {
-	about := &v1.ObjectReference{
-		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Queue", Name: q.Name, UID: q.UID,
+	tell := func(reason string, c metav1.Condition) {
+		about := &v1.ObjectReference{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "Queue", Name: q.Name, UID: q.UID}
+		s.o.Recorder.Eventf(about, nil, v1.EventTypeWarning, reason, "Assess", "%s", c.Message)
 	}
-	for _, e := range []struct {
-		condition string
-		bad       metav1.ConditionStatus
-		reason    string
-	}{
-		{v1alpha1.ConditionValid, metav1.ConditionFalse, eventInvalid},
-		{v1alpha1.ConditionBudgetAlert, metav1.ConditionTrue, eventAlert},
-		{v1alpha1.ConditionExhausted, metav1.ConditionTrue, eventExhausted},
-	} {
-		before, after := find(was, e.condition), find(is, e.condition)
-		// An alert that rises to the next percent is news; its message says which, before the numbers.
-		if after.Status == e.bad && (before.Status != e.bad || before.Reason != after.Reason || level(before) != level(after)) {
-			s.o.Recorder.Eventf(about, nil, v1.EventTypeWarning, e.reason, "Assess", "%s", after.Message)
-		}
+	turned := func(kind string, bad metav1.ConditionStatus) bool {
+		return find(is, kind).Status == bad && find(was, kind).Status != bad
+	}
+	if turned(v1alpha1.ConditionValid, metav1.ConditionFalse) {
+		tell(eventInvalid, find(is, v1alpha1.ConditionValid))
+	}
+	if is.Budget == nil {
+		return
+	}
+	start := is.Budget.PeriodStart.Unix()
+	samePeriod := was.Budget != nil && was.Budget.PeriodStart.Unix() == start
+	raised := s.raised[q.Name]
+	if raised.uid != q.UID || raised.start != start {
+		raised = alerts{uid: q.UID, start: start}
+	}
+	if before := find(was, v1alpha1.ConditionBudgetAlert); samePeriod && before.Status == metav1.ConditionTrue {
+		raised.level = max(raised.level, level(before))
+		raised.burn = raised.burn || before.Reason == reasonBurnRate
+	}
+	switch alert := find(is, v1alpha1.ConditionBudgetAlert); {
+	case alert.Status != metav1.ConditionTrue:
+	case level(alert) > raised.level:
+		raised.level = level(alert)
+		tell(eventAlert, alert)
+	case alert.Reason == reasonBurnRate && !raised.burn:
+		raised.burn = true
+		tell(eventAlert, alert)
+	}
+	s.raised[q.Name] = raised
+	if turned(v1alpha1.ConditionExhausted, metav1.ConditionTrue) ||
+		!samePeriod && find(is, v1alpha1.ConditionExhausted).Status == metav1.ConditionTrue {
+		tell(eventExhausted, find(is, v1alpha1.ConditionExhausted))
 	}
 }
 
@@ -220,10 +255,11 @@ func level(c metav1.Condition) (percent int64) {
 	return percent
 }
 
-// since is when the condition became true, 0 when it is not.
-func since(s v1alpha1.QueueStatus, kind string) int64 {
-	if c := find(s, kind); c.Status == metav1.ConditionTrue {
-		return c.LastTransitionTime.Unix()
+// since is when the budget was found to be used up in the period that begins at start, 0 when it was not.
+func since(s v1alpha1.QueueStatus, start int64) int64 {
+	c := find(s, v1alpha1.ConditionExhausted)
+	if c.Status != metav1.ConditionTrue || c.LastTransitionTime.Unix() < start {
+		return 0
 	}
-	return 0
+	return c.LastTransitionTime.Unix()
 }
