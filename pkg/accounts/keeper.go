@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,8 @@ const (
 	lag = 2
 	// reviewEvery is after how many ticks all pods are looked at, whether they changed or not.
 	reviewEvery = 20
+	// standBy is for how long, in seconds, one that does not lead remembers which pods went: longer than it takes to take over.
+	standBy = 600
 )
 
 // Options say what a keeper reads and writes.
@@ -58,8 +61,12 @@ type Keeper struct {
 	position atomic.Pointer[[2]int64]
 
 	mu sync.Mutex
+	// leads says that Run was called. Until then nothing is charged, and only pods that go are noted, for a while.
+	leads bool
 	// notes are the pods of which something was heard since the last commit. One that is gone stays until its end is on the books.
 	notes map[types.UID]note
+	// gone are those noted before Run, the earliest first.
+	gone []types.UID
 
 	// What follows belongs to the goroutine of Run.
 
@@ -69,6 +76,8 @@ type Keeper struct {
 	accounts map[types.UID]ledger.Segment
 	// suspects are those whose pod was not there at the last review. The event may be on its way.
 	suspects map[types.UID]bool
+	// refused are pods that the ledger does not take: see commit.
+	refused map[types.UID]bool
 }
 
 // note is the last known state of a pod, and when it was seen to go.
@@ -90,7 +99,7 @@ func NewKeeper(o Options) (*Keeper, error) {
 	k := &Keeper{
 		o: o, lister: pods.Lister(), clock: &clock{wall: o.Wall, passed: func() time.Duration { return time.Since(started) }},
 		notes:    map[types.UID]note{},
-		accounts: map[types.UID]ledger.Segment{}, suspects: map[types.UID]bool{},
+		accounts: map[types.UID]ledger.Segment{}, suspects: map[types.UID]bool{}, refused: map[types.UID]bool{},
 	}
 	r, err := pods.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { k.note(obj, Present) },
@@ -125,7 +134,18 @@ func (k *Keeper) note(obj any, there Presence) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.notes[pod.UID] = note{pod, there, k.clock.now()}
+	now := k.clock.now()
+	if !k.leads {
+		if there == Present {
+			return // Run looks at all that are there
+		}
+		k.gone = append(k.gone, pod.UID)
+		for len(k.gone) > 0 && k.notes[k.gone[0]].seen < now-standBy {
+			delete(k.notes, k.gone[0])
+			k.gone = k.gone[1:]
+		}
+	}
+	k.notes[pod.UID] = note{pod, there, now}
 }
 
 // Position is the epoch and the watermark of the last commit, zeros before the first. Safe for concurrent use.
@@ -148,6 +168,9 @@ func (k *Keeper) Run(ctx context.Context, holder string, least int64) error {
 		return ctx.Err()
 	}
 	k.clock.start()
+	k.mu.Lock()
+	k.leads, k.gone = true, nil
+	k.mu.Unlock()
 	started := false
 	ticker := time.NewTicker(k.o.Tick)
 	defer ticker.Stop()
@@ -198,25 +221,35 @@ func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
 	if err != nil {
 		return err
 	}
-	there := make(map[types.UID]bool, len(pods))
+	// Those that are there, and those that were heard to go while another led.
+	known := map[types.UID]bool{}
 	for _, p := range pods {
-		there[p.UID] = true
-		if _, open := accounts[p.UID]; open || p.Spec.NodeName == "" {
+		if p.Spec.NodeName != "" {
+			known[p.UID] = true
+		}
+	}
+	there := maps.Clone(known)
+	k.mu.Lock()
+	for uid := range k.notes {
+		known[uid] = true
+	}
+	k.mu.Unlock()
+	for uid := range known {
+		if _, open := accounts[uid]; open {
 			continue
 		}
-		one, err := k.read(ctx, ledger.Query{PodUID: string(p.UID)})
+		one, err := k.read(ctx, ledger.Query{PodUID: string(uid)})
 		if err != nil {
 			return err
 		}
-		if s, ok := one[p.UID]; ok {
-			accounts[p.UID] = s
-		}
+		maps.Copy(accounts, one)
 	}
 	k.accounts = accounts
 	k.suspects = map[types.UID]bool{}
 	for uid := range accounts {
 		k.suspects[uid] = !there[uid] // every event up to here was heard: they are gone
 	}
+	clear(k.refused)
 	k.Review()
 	return nil
 }
@@ -267,8 +300,8 @@ func (k *Keeper) tick(ctx context.Context) error {
 	for uid, n := range work {
 		changed = append(changed, k.charge(uid, n, now, through)...)
 	}
-	changed = k.advance(changed, through)
-	if err := k.o.Store.Commit(ctx, k.epoch, through, changed); err != nil {
+	changed, err := k.commit(ctx, k.advance(changed, through), through)
+	if err != nil {
 		k.putBack(notes)
 		if review {
 			k.Review()
@@ -286,11 +319,13 @@ func (k *Keeper) tick(ctx context.Context) error {
 	}
 	if review {
 		k.suspects = suspects
+		maps.DeleteFunc(k.refused, func(uid types.UID, _ bool) bool { _, there := work[uid]; return !there })
 	}
 	for uid, n := range notes {
 		if n.there != Present {
 			delete(k.accounts, uid)
 			delete(k.suspects, uid)
+			delete(k.refused, uid)
 		}
 	}
 	for uid := range k.suspects {
@@ -303,6 +338,23 @@ func (k *Keeper) tick(ctx context.Context) error {
 		k.o.Committed(ctx, k.epoch, k.asOf)
 	}
 	return nil
+}
+
+// commit commits the segments, and returns those that were. A pod whose segments the ledger does not take, because somebody changed
+// its rows, is left out from then on: it must not keep all others from being charged.
+func (k *Keeper) commit(ctx context.Context, changed []ledger.Segment, through int64) ([]ledger.Segment, error) {
+	for {
+		err := k.o.Store.Commit(ctx, k.epoch, through, changed)
+		var bad *ledger.SegmentError
+		if !errors.As(err, &bad) {
+			return changed, err
+		}
+		klog.FromContext(ctx).Error(err, "A pod is not charged any more; everything else is", "uid", bad.PodUID)
+		uid := types.UID(bad.PodUID)
+		k.refused[uid] = true
+		delete(k.accounts, uid)
+		changed = slices.DeleteFunc(changed, func(s ledger.Segment) bool { return s.PodUID == bad.PodUID })
+	}
 }
 
 // advance adds the open segments that nothing else changed, charged to the moment, and puts all in order.
@@ -353,6 +405,9 @@ func (k *Keeper) review(notes map[types.UID]note, now int64) (all map[types.UID]
 
 // charge is what changes in a pod's account.
 func (k *Keeper) charge(uid types.UID, n note, now, through int64) []ledger.Segment {
+	if k.refused[uid] {
+		return nil
+	}
 	var was []ledger.Segment
 	if s, ok := k.accounts[uid]; ok {
 		was = append(was, s)
@@ -361,8 +416,8 @@ func (k *Keeper) charge(uid types.UID, n note, now, through int64) []ledger.Segm
 		now = n.seen
 	}
 	o, ok := Observe(n.pod, n.there, now, k.asOf, k.seconds())
-	if !ok {
-		return nil
+	if !ok || len(was) == 0 && o.End != 0 && o.End <= k.asOf-ledger.MinRetention {
+		return nil // never bound; or so long ago that its rows may be rolled up already
 	}
 	terms, certain, holds := k.o.Terms(n.pod)
 	switch {

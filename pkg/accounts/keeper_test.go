@@ -60,7 +60,7 @@ func (w *world) start() {
 			},
 		},
 		clock:  &clock{wall: func() int64 { return w.now + w.skew }, passed: func() time.Duration { return time.Duration(w.now) * time.Second }},
-		lister: corelisters.NewPodLister(w.seen), notes: map[types.UID]note{},
+		lister: corelisters.NewPodLister(w.seen), notes: map[types.UID]note{}, refused: map[types.UID]bool{}, leads: true,
 	}
 	w.deaf = false
 	w.keeper.clock.start()

@@ -118,6 +118,9 @@ func slim(obj any) (any, error) {
 	if m, err := meta.Accessor(obj); err == nil {
 		m.SetManagedFields(nil)
 	}
+	if n, ok := obj.(*v1.Node); ok {
+		n.Annotations, n.Spec, n.Status = nil, v1.NodeSpec{}, v1.NodeStatus{} // what GPUs it has stands in its labels
+	}
 	p, ok := obj.(*v1.Pod)
 	if !ok {
 		return obj, nil
@@ -143,6 +146,12 @@ func (c *Controller) Start(ctx context.Context) error {
 		c.books.queues.Start(ctx)
 		if err := c.books.queues.WaitForSync(ctx); err != nil {
 			return err
+		}
+		// Nodes too: who is charged before they are known is charged as if they had no labels.
+		for kind, synced := range c.factory.WaitForCacheSync(ctx.Done()) {
+			if !synced {
+				return fmt.Errorf("waiting for %v: %w", kind, context.Cause(ctx))
+			}
 		}
 	}
 	return c.tracker.WaitForSync(ctx)

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -37,11 +38,13 @@ type books struct {
 	keeper  *accounts.Keeper
 	steward *steward.Steward
 	nodes   corelisters.NodeLister
+	// commits has the last commit that no pass has looked at yet: epoch and watermark.
+	commits chan [2]int64
 }
 
 // newBooks registers with the controller's informers.
 func newBooks(o Options, c *Controller) (*books, error) {
-	b := &books{o: *o.Ledger, nodes: c.factory.Core().V1().Nodes().Lister()}
+	b := &books{o: *o.Ledger, nodes: c.factory.Core().V1().Nodes().Lister(), commits: make(chan [2]int64, 1)}
 	var err error
 	if b.queues, err = queues.NewTracker(o.Groups, c.factory); err != nil {
 		return nil, err
@@ -74,15 +77,8 @@ func (b *books) terms(pod *v1.Pod) (t accounts.Terms, certain, holds bool) {
 	if !ok || len(parts) == 0 {
 		return accounts.Terms{}, false, false
 	}
-	largest := parts[0]
-	t = accounts.Terms{
-		Queue: claim.Queue, Class: largest.Class.Name, Product: largest.Product, Profile: largest.Profile,
-		PriceMicros: largest.Class.PriceMicros, Currency: largest.Class.Currency, ChargeStartup: true,
-	}
-	for _, p := range parts {
-		t.MilliGPU += p.MilliGPU
-		t.Rate += p.Class.Rate(p.MilliGPU)
-	}
+	t = termsOf(parts)
+	t.Queue, t.ChargeStartup = claim.Queue, true
 	// The nearest queue with a budget says whether its start-up is charged.
 	for _, queue := range set.Tree().Path(claim.Queue) {
 		if spec, _ := set.Tree().Spec(queue); spec.Budget != nil {
@@ -93,16 +89,57 @@ func (b *books) terms(pod *v1.Pod) (t accounts.Terms, certain, holds bool) {
 	return t, node != nil, true
 }
 
-// committed brings the queues up to what the ledger has.
-func (b *books) committed(ctx context.Context, epoch, asOf int64) {
-	if err := b.steward.Pass(ctx, epoch, asOf); err != nil && ctx.Err() == nil {
-		klog.FromContext(ctx).Error(err, "Not all queues are up to date; trying again after the next commit")
+// termsOf are what the parts are charged by together: as the largest, and at the mean price of those that have its currency.
+func termsOf(parts []queues.Holds) accounts.Terms {
+	largest := parts[0]
+	t := accounts.Terms{
+		Class: largest.Class.Name, Product: largest.Product, Profile: largest.Profile, Currency: largest.Class.Currency,
+	}
+	for _, p := range parts {
+		t.MilliGPU += p.MilliGPU
+		t.Rate += p.Class.Rate(p.MilliGPU)
+	}
+	if t.MilliGPU == 0 {
+		return t
+	}
+	for _, p := range parts {
+		if p.Class.Currency == t.Currency {
+			// Each part by itself, so that no product overflows; what is lost is less than a millionth for each.
+			whole, rest := p.Class.PriceMicros/t.MilliGPU, p.Class.PriceMicros%t.MilliGPU
+			t.PriceMicros += whole*p.MilliGPU + (rest*p.MilliGPU+t.MilliGPU/2)/t.MilliGPU
+		}
+	}
+	return t
+}
+
+// committed has the queues brought up to what the ledger has. It does not wait: the ledger is kept whether the API server answers or not.
+func (b *books) committed(_ context.Context, epoch, asOf int64) {
+	select {
+	case <-b.commits: // an older one that nobody looked at
+	default:
+	}
+	b.commits <- [2]int64{epoch, asOf}
+}
+
+// passes brings the queues up to each commit, or to the last of those that came meanwhile.
+func (b *books) passes(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-b.commits:
+			if err := b.steward.Pass(ctx, c[0], c[1]); err != nil && ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "Not all queues are up to date; trying again after the next commit")
+			}
+		}
 	}
 }
 
 // work keeps the ledger until the context ends. The error is that another leads it.
 func (b *books) work(ctx context.Context, holder string) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
 	least := int64(0)
 	for _, name := range b.queues.Set().Tree().Names() {
@@ -110,7 +147,8 @@ func (b *books) work(ctx context.Context, holder string) error {
 			least = max(least, q.Status.Budget.Epoch)
 		}
 	}
-	go b.compact(ctx)
+	wg.Go(func() { b.passes(ctx) })
+	wg.Go(func() { b.compact(ctx) })
 	return b.keeper.Run(ctx, holder, least)
 }
 
