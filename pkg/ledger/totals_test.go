@@ -229,7 +229,10 @@ func TestTotalsOfTheLargestClusters(t *testing.T) {
 	onBoth(t, func(t *testing.T, fresh func() string) {
 		ctx := context.Background()
 		db, epoch := led(t, fresh())
-		s := Segment{Queue: "q", MilliGPU: 1_000_000, Rate: 1_000_000, PriceMicros: 40_000_000, Currency: "USD", Charged: true, Start: 1, Through: 1 + tenYears}
+		s := Segment{
+			Queue: "q", MilliGPU: 1_000_000, Rate: 1_000_000, PriceMicros: 40_000_000, Currency: "USD", Charged: true,
+			Start: 1, Through: 1 + tenYears,
+		}
 		var segments []Segment
 		for i := range 1000 { // pods of 1000 GPUs each
 			s.PodUID = fmt.Sprint(i)
@@ -268,7 +271,9 @@ func TestTotalsOfTheLargestClusters(t *testing.T) {
 func TestSharesAddUp(t *testing.T) {
 	db, epoch := led(t, t.TempDir()+"/ledger.db")
 	for i := range 4 {
-		commit(t, db, epoch, 0, Segment{PodUID: fmt.Sprint(i), Queue: "q", MilliGPU: 250, Rate: 250, PriceMicros: 3_000_001, Charged: true, Start: 1, Through: 3601})
+		commit(t, db, epoch, 0, Segment{
+			PodUID: fmt.Sprint(i), Queue: "q", MilliGPU: 250, Rate: 250, PriceMicros: 3_000_001, Charged: true, Start: 1, Through: 3601,
+		})
 	}
 	got, err := db.Totals(context.Background(), Query{}, nil, "", "")
 	want := []Total{{MilliGPUSeconds: 3_600_000, ChargedMilliGPUSeconds: 3_600_000, CostMicros: 3_000_001, Segments: 4, Pods: 4}}
