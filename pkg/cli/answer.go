@@ -14,6 +14,8 @@ const (
 	VerdictGated = "Gated"
 	// VerdictOtherScheduler: the pod names another scheduler.
 	VerdictOtherScheduler = "OtherScheduler"
+	// VerdictHeldBack: its queue does not let it start; see Answer.Queue.
+	VerdictHeldBack = "HeldBack"
 	// VerdictFits: it fits some node now, as far as is checked here.
 	VerdictFits = "Fits"
 	// VerdictDoesNotFit: it fits no node now.
@@ -29,8 +31,8 @@ type Answer struct {
 	// Namespace and Pod name the pod.
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
-	// Verdict is Invalid, Ended, Bound, Deleted, Gated, OtherScheduler, Fits or DoesNotFit; of those that apply, the first
-	// in this order.
+	// Verdict is Invalid, Ended, Bound, Deleted, Gated, OtherScheduler, HeldBack, Fits or DoesNotFit; of those that apply, the
+	// first in this order.
 	Verdict string `json:"verdict"`
 	// Message is the verdict in a sentence.
 	Message string `json:"message"`
@@ -66,6 +68,8 @@ type Answer struct {
 	// GangVerdict and GangMessage are those of the GangAnswer; empty without a gang, and where nodes were not looked at.
 	GangVerdict string `json:"gangVerdict"`
 	GangMessage string `json:"gangMessage"`
+	// Queue is why the pod's queue holds it back; null when it does not, and where nodes were not looked at.
+	Queue *QueueHold `json:"queue"`
 }
 
 // ContainerAsk is one thing that one container asks for.

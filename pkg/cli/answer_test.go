@@ -3,15 +3,19 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/ledger"
+	"weft.sh/weft/pkg/ledger/ledgerhttp"
 )
 
 const answerCluster = `
@@ -195,15 +199,24 @@ func TestFragmentation(t *testing.T) {
 // TestListsAreNeverNull: a script that loops over a list needs no special case for none.
 func TestListsAreNeverNull(t *testing.T) {
 	s := parseScenario(t, answerCluster+"\nnode e\nnode broken gpus=1 torn\npod y/none\npod y/bad main=weft.sh/gpu-percent:0\npod y/run node=e main=cpu:1")
+	queues := parseQueues(t, "kind: Queue\nmetadata: {name: a}")
+	queue, _ := NewQueueAnswer("a", queues, s.Pods, DefaultSchedulerName, 0)
+	usage, err := NewUsage([]ledger.Total{{}}, nil, UsageOptions{Location: time.UTC})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, value := range []any{
 		NewReport(Objects{}, Selection{}), NewReport(s.Objects, Selection{}),
 		answer(t, s, "x/eight"), answer(t, s, "x/six"), answer(t, s, "y/none"), answer(t, s, "y/bad"), answer(t, s, "y/run"),
+		NewQueues(QueueObjects{}, 0), NewQueues(queues, 0), queue, NewWaste(Objects{}, DefaultSchedulerName), NewWaste(s.Objects, DefaultSchedulerName), usage,
+		ledgerhttp.FromLedger(ledger.Segment{}),
 	} {
 		data, err := json.Marshal(value)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.ReplaceAll(string(data), `"said":null`, ""); strings.Contains(got, "null") {
+		// What is an object or null is said to be so.
+		if got := regexp.MustCompile(`"(said|queue|budget)":null`).ReplaceAllString(string(data), ""); strings.Contains(got, "null") {
 			t.Errorf("there is a null in %s", data)
 		}
 	}

@@ -54,6 +54,37 @@ func TestMistakesAreErrorsThatSayWhatIsAccepted(t *testing.T) {
 		{[]string{"why", "ml/"}, `"ml/" is no name of a pod`},
 		{[]string{"why", "ml/a", "-n", "web"}, "ml/a is in namespace ml, and --namespace is web: want one of them"},
 		{[]string{"why", "a", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
+		{[]string{"queue", "a", "b"}, "accepts at most 1 arg(s), received 2"},
+		{[]string{"queue", "queue/"}, `"queue/" is no name of a queue`},
+		{[]string{"queue", "-o", "csv"}, `--output is "csv": want one of json, yaml`},
+		{[]string{"report", "rows"}, `unknown command "rows" for "weft report"`},
+		{[]string{"report", "-o", "xml"}, `--output is "xml": want one of json, yaml, csv, focus`},
+		{[]string{"report", "--by", "queue,pod"}, `--by has "pod": want queue, namespace, user, workload, class, product, profile, currency or label:KEY`},
+		{[]string{"report", "--by", "user,user"}, "--by has user twice"},
+		{[]string{"report", "--bucket", "week"}, `--bucket is "week": want hour, day or month`},
+		{[]string{"report", "--tree", "--by", "user"}, "--tree needs the dimension queue, --by is user"},
+		{[]string{"report", "--tree", "-o", "focus"}, "-o focus has lines that add up, and those of --tree do not"},
+		{[]string{"report", "--explain", "-o", "focus"}, "-o focus has no column for --explain"},
+		{[]string{"report", "--period", "week"}, `--period: "week" is no period: want this-month, last-month`},
+		{[]string{"report", "--from", "soon"}, `--from: "soon" is no time: want RFC 3339`},
+		{[]string{"report", "--to", "2026-13"}, `--to: "2026-13" is no time`},
+		{[]string{"report", "--from", "2026-11", "--to", "2026-10"}, "--to is 2026-11-01T00:00:00Z: want a time after --from, which is 2026-11-01T00:00:00Z"},
+		{[]string{"report", "--from", "2026-11", "--period", "today"}, `--period is "today", and --from or --to is given: want one of them`},
+		{[]string{"report", "--time-zone", "Local"}, `--time-zone is "Local": want UTC or a name such as Europe/Berlin`},
+		{[]string{"report", "-l", "=a"}, `--selector is "=a": want KEY or KEY=VALUE`},
+		{[]string{"report", "--ledger", "mysql://h/d"}, "a DSN begins with sqlite:// or postgres://, or is a path; found mysql://"},
+		{[]string{"report", "--ledger", "/none/ledger.db"}, "/none/ledger.db: no such file or directory"},
+		{[]string{"report", "--ledger", "http://ledger.example.com"}, "want https, for anybody on the way could read and change the answer"},
+		{[]string{"report", "--ledger", "a.db", "--ledger-token-file", "t"}, "--ledger-token-file and --ledger-ca-file are for --ledger https://…"},
+		{[]string{"report", "--ledger", "https://h", "--ledger-ca-file", "/none"}, "--ledger-ca-file: open /none"},
+		{[]string{"report", "--ledger", "https://h", "--ledger-token-file", os.DevNull}, "it is empty"},
+		{[]string{"report", "--ledger", "https://h", "--ledger-ca-file", os.DevNull}, "it has no certificate in PEM"},
+		{[]string{"report", "segments", "--where", "pod=a"}, `--where is "pod=a": want DIMENSION=VALUE, of queue, namespace`},
+		{[]string{"report", "segments", "--where", "user"}, `--where is "user": want DIMENSION=VALUE`},
+		{[]string{"report", "segments", "-o", "yaml"}, `--output is "yaml": want one of json, csv`},
+		{[]string{"report", "waste", "--window", "1s"}, "--window is 1s: want from 1m to 24h in whole seconds"},
+		{[]string{"report", "waste", "--limit", "101"}, "--limit is 101: want a percentage, 0 to 100"},
+		{[]string{"report", "waste", "--prometheus", "localhost"}, `--prometheus is "localhost": want the address of a Prometheus`},
 		{[]string{"version", "-o", "wide"}, `--output is "wide": want one of json, yaml`},
 	} {
 		if _, err := run(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -63,7 +94,16 @@ func TestMistakesAreErrorsThatSayWhatIsAccepted(t *testing.T) {
 }
 
 func TestHelpIsShort(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"top", "--help"}, {"why", "--help"}, {"version", "--help"}} {
+	for _, args := range [][]string{
+		{"--help"},
+		{"top", "--help"},
+		{"why", "--help"},
+		{"queue", "--help"},
+		{"report", "--help"},
+		{"report", "segments", "--help"},
+		{"report", "waste", "--help"},
+		{"version", "--help"},
+	} {
 		out, err := run(t, args...)
 		if err != nil {
 			t.Errorf("weft %v: %v", args, err)
@@ -76,8 +116,8 @@ func TestHelpIsShort(t *testing.T) {
 	if err != nil || !strings.Contains(out, "--as-user-extra") || !strings.Contains(out, "--scheduler-name") {
 		t.Errorf("weft options: %v\n%s", err, out)
 	}
-	for _, command := range []string{"top", "why"} {
-		if out, _ := run(t, command, "--help"); !strings.Contains(out, "Examples:\n  # ") {
+	for _, command := range []string{"top", "why", "queue", "report", "report segments", "report waste"} {
+		if out, _ := run(t, append(strings.Fields(command), "--help")...); !strings.Contains(out, "Examples:\n  # ") {
 			t.Errorf("weft %s --help has no examples:\n%s", command, out)
 		}
 	}
@@ -103,6 +143,9 @@ func TestCompletion(t *testing.T) {
 		{[]string{"top", "-o", ""}, "wide\njson\nyaml\n"},
 		{[]string{"top", "--detail", ""}, "auto\ngpu\nnode\nclass\n"},
 		{[]string{"why", "--output", ""}, "json\nyaml\n"},
+		{[]string{"report", "--output", ""}, "json\nyaml\ncsv\nfocus\n"},
+		{[]string{"report", "--bucket", ""}, "hour\nday\nmonth\n"},
+		{[]string{"queue", "p"}, ""},
 		{[]string{"why", "p"}, ""}, // without a cluster nothing, and no error
 	} {
 		streams, _, stdout, _ := genericiooptions.NewTestIOStreams()

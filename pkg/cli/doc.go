@@ -3,6 +3,8 @@
 //
 //	weft top      the GPUs of the cluster and who is on them      List, NewReport, RenderMap, RenderGPUs
 //	weft why POD  why a pod does not run, by class of node        List, NewAnswer, RenderAnswer
+//	weft queue    the queues and what is left of their budgets    ListQueues, NewQueues, RenderQueues
+//	weft report   who used how many GPU-hours, from the ledger    ledgerhttp.Reader, NewUsage, RenderUsage
 //
 // A command is three steps. Reading ([List]) is the only one that talks to the API server. Deciding ([NewReport],
 // [NewAnswer]) is a function from API objects to plain values, by the code that the scheduler decides with: inventory.Build,

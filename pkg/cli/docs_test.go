@@ -92,6 +92,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	sections := docs(t)
 	for section, value := range map[string]any{
 		"Fields of weft top": Report{}, "Fields of weft why": Answer{}, "Fields of weft why podgroup": GangAnswer{}, "Fields of weft version": Version{},
+		"Fields of weft queue": Queues{}, "Fields of weft queue NAME": QueueAnswer{}, "Fields of weft report": Usage{}, "Fields of weft report waste": Waste{},
 	} {
 		want := map[string]string{}
 		fieldsOf(t, reflect.TypeOf(value), "", want)
@@ -107,9 +108,10 @@ func TestUnitsAreInTheNames(t *testing.T) {
 		"nodes", "nodesWithoutGPU", "gpus", "pods", "conflicts", "problems", "mixPods", "count", "index", "nodesThatFit", "start", "size",
 		"numaNode", "nvlinkSwitchLinks", "links",
 		"minMembers", "members", "gated", "pending", "bound", "running", "succeeded", "failed", "deleting", "surplus", "room", "priority",
+		"depth", "pendingPods", "weight", "segments",
 	}
-	units := regexp.MustCompile(`(Seconds|MilliGPU|MilliCPU|MemoryMiB|PerMille|GPUs|Instances|MemorySlices|PerNode)$`)
-	for _, value := range []any{Report{}, Answer{}, GangAnswer{}} {
+	units := regexp.MustCompile(`(Seconds|MilliGPU|MilliCPU|MemoryMiB|PerMille|Percent|Micros|GPUs|Instances|MemorySlices|PerNode)$`)
+	for _, value := range []any{Report{}, Answer{}, GangAnswer{}, Queues{}, QueueAnswer{}, Usage{}, Waste{}} {
 		fields := map[string]string{}
 		fieldsOf(t, reflect.TypeOf(value), "", fields)
 		for _, path := range slices.Sorted(maps.Keys(fields)) {
@@ -141,7 +143,7 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 func TestEveryVerdictIsDocumented(t *testing.T) {
 	section := docs(t)["Verdicts"]
 	for _, v := range []string{
-		VerdictInvalid, VerdictEnded, VerdictBound, VerdictDeleted, VerdictGated, VerdictOtherScheduler, VerdictFits, VerdictDoesNotFit,
+		VerdictInvalid, VerdictEnded, VerdictBound, VerdictDeleted, VerdictGated, VerdictOtherScheduler, VerdictHeldBack, VerdictFits, VerdictDoesNotFit,
 		VerdictNotGang, VerdictIncomplete, VerdictPlaced,
 	} {
 		if !strings.Contains(section, "| `"+v+"` |") {
@@ -169,23 +171,41 @@ func TestAdviceOnPermissions(t *testing.T) {
 	}
 }
 
-// TestExamplesAreReal: the output that the page shows is that of testdata/page.
+func TestEveryReasonOfQueuesIsDocumented(t *testing.T) {
+	section := docs(t)["Reasons of queues"]
+	for _, r := range queueReasons() {
+		if !strings.Contains(section, fmt.Sprintf("| `%s` |", r)) {
+			t.Errorf("docs/cli.md, section Reasons of queues: %s is missing", r)
+		}
+	}
+	if n := strings.Count(section, "\n| `"); n != len(queueReasons()) {
+		t.Errorf("docs/cli.md, section Reasons of queues: %d rows for %d reasons", n, len(queueReasons()))
+	}
+}
+
+// TestExamplesAreReal: the output that the pages show is that of golden files.
 func TestExamplesAreReal(t *testing.T) {
-	golden, err := os.ReadFile("testdata/page")
-	if err != nil {
-		t.Fatal(err)
+	var golden strings.Builder
+	for _, name := range []string{"page", "queues", "reports"} {
+		text, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.Write(text)
 	}
-	page, err := os.ReadFile("../../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```text\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) == 0 {
-		t.Error("docs/cli.md shows no output")
-	}
-	for _, b := range blocks {
-		if !strings.Contains(string(golden), b[1]) {
-			t.Errorf("docs/cli.md shows what testdata/page does not have:\n%s", b[1])
+	for _, name := range []string{"cli.md", "reports.md"} {
+		page, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := regexp.MustCompile("(?s)```text\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+		if len(blocks) == 0 {
+			t.Errorf("docs/%s shows no output", name)
+		}
+		for _, b := range blocks {
+			if !strings.Contains(golden.String(), b[1]) {
+				t.Errorf("docs/%s shows what no golden file has:\n%s", name, b[1])
+			}
 		}
 	}
 }

@@ -181,7 +181,7 @@ func NewAnswer(pod *v1.Pod, o Objects, schedulerName string) Answer {
 // join adds what the answer about its gang says.
 func (a *Answer) join(g GangAnswer) {
 	a.GangVerdict, a.GangMessage = g.Verdict, g.Message
-	if a.Verdict == VerdictFits || a.Verdict == VerdictDoesNotFit {
+	if a.Verdict == VerdictFits || a.Verdict == VerdictDoesNotFit || a.Verdict == VerdictHeldBack {
 		a.Message += ", by itself"
 	}
 }

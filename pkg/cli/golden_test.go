@@ -18,9 +18,17 @@ import (
 //	gangs [level=LEVEL] [width=N] [ascii]
 //	why NAMESPACE/POD [ascii]
 //	whygang NAMESPACE/PODGROUP [ascii]
+//	queueobjects                                       Queues, GPUClasses and namespaces, as YAML, for the commands after it
+//	queues now=TIME
+//	queue NAME now=TIME
+//	hold NAMESPACE/POD now=TIME                        why, with what its queue says
+//	ledger                                             the ledger of the reports after it; see goldenLedger
+//	report                                             a command line
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s scenario
+		var q QueueObjects
+		var books string
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
 			case "cluster":
@@ -33,7 +41,19 @@ func TestGolden(t *testing.T) {
 			case "whygang":
 				return goldenGangAnswer(t, d, s)
 			case "why":
-				return goldenAnswer(t, d, s)
+				return goldenAnswer(t, d, s, nil)
+			case "queueobjects":
+				q = parseQueues(t, d.Input)
+				return ""
+			case "queues", "queue":
+				return goldenQueues(t, d, q, s)
+			case "hold":
+				return goldenAnswer(t, d, s, &q)
+			case "ledger":
+				books = goldenLedger(t, d.Input)
+				return ""
+			case "report":
+				return goldenReport(t, d, books)
 			}
 			t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 			return ""
@@ -103,12 +123,13 @@ func sameWithoutColour(t *testing.T, d *datadriven.TestData, plain, coloured str
 	}
 }
 
-func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
+func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario, q *QueueObjects) string {
 	var opts AnswerOptions
 	for _, a := range d.CmdArgs[1:] {
 		switch a.Key {
 		case "ascii":
 			opts.ASCII = true
+		case "now":
 		default:
 			t.Fatalf("%s: unknown argument %q", d.Pos, a.Key)
 		}
@@ -122,6 +143,9 @@ func goldenAnswer(t *testing.T, d *datadriven.TestData, s scenario) string {
 			var out bytes.Buffer
 			a := NewAnswer(p, s.Objects, DefaultSchedulerName)
 			opts.Gang = nil
+			if q != nil {
+				a.hold(NewQueueHold(p, *q, s.Objects, at(t, d)))
+			}
 			if g, ok := NewGangAnswer(p.Namespace, a.PodGroup, s.Objects, DefaultSchedulerName, DefaultTopologyLevels()); ok && a.Verdict != VerdictBound {
 				a.join(g)
 				opts.Gang = &g

@@ -122,9 +122,9 @@ func (e *ForbiddenError) Unwrap() error { return e.err }
 
 // rbacAdvice is what an administrator has to apply, as docs/cli.md has it.
 const rbacAdvice = `
-weft reads nodes, pods of all namespaces, ResourceSlices and PodGroups, and changes nothing. An administrator can allow that:
+weft reads nodes, pods of all namespaces, ResourceSlices, PodGroups, Queues, GPUClasses and namespaces, and changes nothing. An administrator can allow that:
 
-  kubectl create clusterrole weft-view --verb=list,get --resource=nodes,pods,resourceslices.resource.k8s.io,podgroups.scheduling.x-k8s.io
+  kubectl create clusterrole weft-view --verb=list,get --resource=nodes,pods,namespaces,resourceslices.resource.k8s.io,podgroups.scheduling.x-k8s.io,queues.weft.sh,gpuclasses.weft.sh
   kubectl create clusterrolebinding weft-view --clusterrole=weft-view --user=YOU
 `
 

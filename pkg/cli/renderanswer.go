@@ -47,6 +47,7 @@ func RenderAnswer(w io.Writer, a Answer, opts AnswerOptions) error {
 	if opts.Gang == nil && a.PodGroup != "" {
 		fmt.Fprintf(&out, "  it is a member of podgroup %s: see weft why podgroup/%s\n", a.PodGroup, a.PodGroup)
 	}
+	renderHold(&out, s, a.Queue)
 	// A gang goes where there is room for all of it: where its member would fit by itself says nothing then.
 	if opts.Gang == nil || a.NodesThatFit == 0 {
 		renderClasses(&out, s, a.Classes)
@@ -107,8 +108,10 @@ func renderClasses(out *strings.Builder, s style, classes []Class) {
 // renderSaid prints what the scheduler last said, for a pod that is not placed, and what to make of it where the answer is
 // another one.
 func renderSaid(out *strings.Builder, s style, a Answer) {
-	waits := a.Verdict == VerdictFits || a.Verdict == VerdictDoesNotFit
+	waits := a.Verdict == VerdictFits || a.Verdict == VerdictDoesNotFit || a.Verdict == VerdictHeldBack
 	switch {
+	case a.Said != nil && a.Queue != nil && a.Said.Reason == a.Queue.Reason:
+		return // it has been said
 	case a.Said == nil && waits:
 		fmt.Fprintf(out, "\n%s\n", s.paint(colourDim, fmt.Sprintf(
 			"No scheduler has said anything of the pod yet. If that lasts, see whether one named %s is running.", a.SchedulerName)))

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	v1 "k8s.io/api/core/v1"
@@ -33,6 +34,7 @@ import (
 //	pod NAMESPACE/NAME [node=NAME] [gpus=ASSIGNMENT] [main=RESOURCE:Q,…] [side=…] [init=…] [scheduler=NAME] [phase=P]
 //	          [gate=NAME] [annotate=K:V] [select=K:V] [tolerate=K] [model=P,…] [said=REASON:MESSAGE_WITH_UNDERSCORES]
 //	          [nominated=NODE] [deleted] [uid=U] [gang=PODGROUP] [native=PODGROUP] [index=N] [owner=JOB] [priority=N]
+//	          [queue=QUEUE] [bound=TIME]
 //	pods NAMESPACE/NAME n=N [on=NODE,…] [words of pod]      pods NAME-0, NAME-1, … with those indices; on: each on the next of
 //	          the nodes, with all its GPUs
 //	group NAMESPACE/NAME min=N [native] [basic] [annotate=K:V] [status=PHASE:MESSAGE_WITH_UNDERSCORES]
@@ -341,6 +343,21 @@ func makePod(name string, w words) *v1.Pod {
 	}
 	if w.has("native") {
 		p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{PodGroupName: new(w.get("native", ""))}
+	}
+	if w.has("queue") {
+		if p.Labels == nil {
+			p.Labels = map[string]string{}
+		}
+		p.Labels[podspec.LabelQueue] = w.get("queue", "")
+	}
+	if w.has("bound") {
+		bound, err := time.Parse(time.RFC3339, w.get("bound", ""))
+		if err != nil {
+			w.t.Fatalf("%q: %v", w.line, err)
+		}
+		p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{
+			Type: v1.PodScheduled, Status: v1.ConditionTrue, LastTransitionTime: metav1.NewTime(bound),
+		})
 	}
 	if w.has("index") {
 		p.Annotations[batchv1.JobCompletionIndexAnnotation] = w.get("index", "")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +17,8 @@ import (
 
 	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/podgroup"
+	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/quota"
 )
 
 // whyOptions are the flags of weft why.
@@ -33,6 +36,8 @@ func newWhy(s *shell) *cobra.Command {
 For every class of nodes (the same GPUs and the same taints) there is one reason: that of the node which comes nearest to
 taking the pod, with its figures and what would have to change. The decision is made by the scheduler's own code on what the
 API server shows now. Other pods that wait, and what the scheduler has decided a moment ago, are not seen.
+
+When its queue holds it back, it says which queue says no, with the figures, and when it could start.
 
 Of a gang, named as podgroup/NAME or by one of its pods, it says who is missing and whether there is room for all of it at
 once, by the scheduler's own planner: where, or what comes nearest.`,
@@ -101,6 +106,9 @@ func (o *whyOptions) run(cmd *cobra.Command, s *shell, arg string) error {
 			return errors.Join(err, lastWord(pod))
 		}
 		answer = NewAnswer(pod, objects, s.schedulerName)
+		if err := s.explainQueue(cmd.Context(), client, pod, objects, &answer); err != nil {
+			return err
+		}
 		if answer.PodGroup != "" {
 			if g, ok := NewGangAnswer(namespace, answer.PodGroup, objects, s.schedulerName, s.levels); ok && g.Verdict != VerdictNotGang {
 				answer.join(g)
@@ -122,6 +130,29 @@ func (s *shell) read(ctx context.Context, client kubernetes.Interface, pod *v1.P
 	progress, finished := s.progress()
 	defer finished()
 	return List(ctx, client, progress)
+}
+
+// explainQueue adds what the pod's queue says. Who may not read queues still learns the rest.
+func (s *shell) explainQueue(ctx context.Context, client kubernetes.Interface, pod *v1.Pod, o Objects, a *Answer) error {
+	d, err := s.dynamic()
+	if err != nil {
+		return err
+	}
+	q, err := ListQueues(ctx, client, d, nil)
+	if isForbidden(err) {
+		a.NotChecked = append(a.NotChecked, "its queue, for you may not read Queues, GPUClasses and namespaces")
+		if h := said(pod); h != nil && quota.HoldsBack(h.Reason) {
+			// The label is all that is known of it then.
+			queue := pod.Labels[podspec.LabelQueue]
+			a.hold(&QueueHold{Queue: queue, HeldBy: queue, Reason: h.Reason, Message: h.Message, WaitsFor: waitsFor(reasonNamed(h.Reason), queue, "")})
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.hold(NewQueueHold(pod, q, o, time.Now().Unix()))
+	return nil
 }
 
 // runGroup is run for a gang.

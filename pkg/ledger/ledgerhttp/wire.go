@@ -68,6 +68,9 @@ type Segment struct {
 
 // FromLedger is the segment in JSON.
 func FromLedger(s ledger.Segment) Segment {
+	if s.Labels == nil {
+		s.Labels = map[string]string{} // an object, never null
+	}
 	return Segment{
 		PodUID: s.PodUID, Number: s.Number, Namespace: s.Namespace, Pod: s.Pod, Node: s.Node, Queue: s.Queue, User: s.User,
 		Workload: s.Workload, Labels: s.Labels, Class: s.Class, Product: s.Product, Profile: s.Profile, MilliGPU: s.MilliGPU,
@@ -77,6 +80,9 @@ func FromLedger(s ledger.Segment) Segment {
 }
 
 func (s Segment) toLedger() ledger.Segment {
+	if len(s.Labels) == 0 {
+		s.Labels = nil
+	}
 	return ledger.Segment{
 		PodUID: s.PodUID, Number: s.Number, Namespace: s.Namespace, Pod: s.Pod, Node: s.Node, Queue: s.Queue, User: s.User,
 		Workload: s.Workload, Labels: s.Labels, Class: s.Class, Product: s.Product, Profile: s.Profile, MilliGPU: s.MilliGPU,
