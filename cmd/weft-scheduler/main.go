@@ -24,13 +24,15 @@ func main() {
 		ResourceSlices: func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.DynamicResourceAllocation) },
 	})
 	native := func() bool { return utilfeature.DefaultFeatureGate.Enabled(features.GenericWorkload) }
+	queues := queue.NewState(queue.Options{GPUs: state, Native: native})
 	command := app.NewSchedulerCommand(
 		app.WithPlugin(gpufit.Name, gpufit.NewFactory(state)),
 		app.WithPlugin(gang.Name, gang.NewFactory(gang.Options{
 			State:  state,
 			Native: native,
+			Queues: queues,
 		})),
-		app.WithPlugin(queue.Name, queue.NewFactory(queue.NewState(queue.Options{GPUs: state, Native: native}))),
+		app.WithPlugin(queue.Name, queue.NewFactory(queues)),
 	)
 	command.Use = "weft-scheduler"
 	compat.Adapt(command)

@@ -37,8 +37,13 @@ func (pl *Plugin) preemptAlone(
 	if err != nil {
 		return nil, fwk.AsStatus(err)
 	}
-	if !gangsBelow(nodes, corev1helpers.PodPriority(pod)) {
+	priority := corev1helpers.PodPriority(pod)
+	caps, of := pl.reclaim([]*v1.Pod{pod})
+	switch {
+	case of == nil && !anyBelow(nodes, priority, inGang):
 		return nil, fwk.NewStatus(fwk.Unschedulable)
+	case of != nil && len(caps) == 0 && !anyBelow(nodes, priority, func(*v1.Pod) bool { return true }):
+		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable)
 	}
 	if err := pl.gangs.wait(ctx); err != nil {
 		return nil, fwk.AsStatus(err)
@@ -46,7 +51,7 @@ func (pl *Plugin) preemptAlone(
 	ways := []func() (*fwk.PostFilterResult, *fwk.Status){
 		func() (*fwk.PostFilterResult, *fwk.Status) { return pl.roomForOne(ctx, pod, nodes) },
 		func() (*fwk.PostFilterResult, *fwk.Status) {
-			return pl.preemptSparing(ctx, state, pod, statuses, pl.needed(nodes))
+			return pl.preemptSparing(ctx, state, pod, statuses, pl.spared(nodes, of))
 		},
 	}
 	if r, err := podspec.PendingRequest(pod); err == nil && r.Empty() {
@@ -73,11 +78,16 @@ func (pl *Plugin) preemptAlone(
 	return result, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, said)
 }
 
-// gangsBelow reports whether a member of a gang runs with a lower priority.
-func gangsBelow(nodes []fwk.NodeInfo, priority int32) bool {
+func inGang(p *v1.Pod) bool {
+	_, ok := podgroup.KeyOf(p)
+	return ok
+}
+
+// anyBelow reports whether such a pod runs with a lower priority.
+func anyBelow(nodes []fwk.NodeInfo, priority int32, such func(*v1.Pod) bool) bool {
 	for _, n := range nodes {
 		for _, p := range n.GetPods() {
-			if _, ok := podgroup.KeyOf(p.GetPod()); ok && corev1helpers.PodPriority(p.GetPod()) < priority {
+			if corev1helpers.PodPriority(p.GetPod()) < priority && such(p.GetPod()) {
 				return true
 			}
 		}
@@ -108,24 +118,44 @@ func (pl *Plugin) roomForOne(ctx context.Context, pod *v1.Pod, nodes []fwk.NodeI
 	if room == nil || len(room.result.Placements) == 0 {
 		return nil, none
 	}
-	pl.evictFor(pod, room.victims)
+	pl.evictFor(pod, room.right(), room.victims)
 	return framework.NewPostFilterResultWithNominatedNode(room.of.Nodes[room.result.Placements[0].Node].Name), nil
 }
 
 // evictFor evicts the victims off the scheduling loop.
-func (pl *Plugin) evictFor(pod *v1.Pod, victims []*v1.Pod) {
+func (pl *Plugin) evictFor(pod *v1.Pod, right string, victims []*v1.Pod) {
 	if len(victims) == 0 {
 		return
 	}
 	go func() {
-		if _, err := pl.evict(preemptor{"pod " + pod.Namespace + "/" + pod.Name, pod}, victims); err != nil {
+		if _, err := pl.evict(preemptor{"pod " + pod.Namespace + "/" + pod.Name, right, pod}, victims); err != nil {
 			pl.gangs.activate([]*v1.Pod{pod})
 		}
 	}()
 }
 
-// needed are the pods that may not leave by themselves, whatever their priority: those without which their gang cannot run, and those
-// of gangs that are being started.
+// spared are pods that DefaultPreemption may not have, whatever their priority.
+type spared struct {
+	// needed may not leave by themselves: their gang cannot run without them, or is being started. others are those of queues between which
+	// priority does not decide.
+	needed, others map[types.UID]bool
+}
+
+func (pl *Plugin) spared(nodes []fwk.NodeInfo, of rights) *spared {
+	s := &spared{needed: pl.needed(nodes), others: map[types.UID]bool{}}
+	if of == nil {
+		return s
+	}
+	for _, n := range nodes {
+		for _, p := range n.GetPods() {
+			_, _, _, ranked := of(p.GetPod())
+			s.others[p.GetPod().UID] = !ranked
+		}
+	}
+	return s
+}
+
+// needed are the pods that may not leave by themselves.
 func (pl *Plugin) needed(nodes []fwk.NodeInfo) map[types.UID]bool {
 	out, seen := map[types.UID]bool{}, map[gang.Key]bool{}
 	for _, n := range nodes {
@@ -155,16 +185,16 @@ func (pl *Plugin) needed(nodes []fwk.NodeInfo) map[types.UID]bool {
 // preemptSparing has DefaultPreemption look for victims among all pods but the needed ones, and evicts them. A pod that may preempt
 // nobody, or waits for its victims to go, is not to try anything else.
 func (pl *Plugin) preemptSparing(
-	ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader, needed map[types.UID]bool,
+	ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader, spare *spared,
 ) (*fwk.PostFilterResult, *fwk.Status) {
-	c, result, status := pl.candidate(ctx, state, pod, statuses, needed)
+	c, result, status := pl.candidate(ctx, state, pod, statuses, spare)
 	switch {
 	case c == nil && result == nil && status.IsRejected():
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, status.Message())
 	case c == nil:
 		return result, status
 	}
-	pl.evictFor(pod, c.Victims().Pods)
+	pl.evictFor(pod, (&room{}).right(), c.Victims().Pods)
 	return framework.NewPostFilterResultWithNominatedNode(c.Name()), nil
 }
 
@@ -174,7 +204,7 @@ var errChosen = errors.New("the victims are chosen")
 // candidate is the node, and the victims on it, that DefaultPreemption chooses for the pod when it may not have the needed ones; nil
 // where it finds none or waits for pods that are leaving, which the other results say. Nobody is evicted.
 func (pl *Plugin) candidate(
-	ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader, needed map[types.UID]bool,
+	ctx context.Context, state fwk.CycleState, pod *v1.Pod, statuses fwk.NodeToStatusReader, spare *spared,
 ) (preemption.Candidate, *fwk.PostFilterResult, *fwk.Status) {
 	features := feature.NewSchedulerFeaturesFromGates(utilfeature.DefaultFeatureGate)
 	features.EnableAsyncPreemption = false
@@ -184,7 +214,7 @@ func (pl *Plugin) candidate(
 	if err != nil {
 		return nil, nil, fwk.AsStatus(err)
 	}
-	inTree.IsEligiblePod = func(_ fwk.NodeInfo, victim preemption.Victim, _ *v1.Pod) bool { return pl.mayLeave(victim, needed) }
+	inTree.IsEligiblePod = func(_ fwk.NodeInfo, victim preemption.Victim, _ *v1.Pod) bool { return pl.mayLeave(victim, spare) }
 	var mu sync.Mutex
 	var chosen preemption.Candidate
 	inTree.Executor.PreemptPod = func(_ context.Context, c preemption.Candidate, _ preemption.ExecutorPreemptor, _ *v1.Pod, _ string) (bool, error) {
@@ -201,21 +231,24 @@ func (pl *Plugin) candidate(
 }
 
 // mayLeave reports whether no needed pod is among those that leave together, or the whole of its gang is.
-func (pl *Plugin) mayLeave(victim preemption.Victim, needed map[types.UID]bool) bool {
-	if needed == nil {
+func (pl *Plugin) mayLeave(victim preemption.Victim, spare *spared) bool {
+	if spare == nil {
 		return true
 	}
 	leaving := map[types.UID]bool{}
 	for _, info := range victim.Pods() {
 		p := info.GetPod()
 		leaving[p.UID] = true
+		if spare.others[p.UID] {
+			return false
+		}
 		if !pl.bound(p) {
 			return false // its turn comes when it is
 		}
 	}
 	for _, info := range victim.Pods() {
 		p := info.GetPod()
-		if !needed[p.UID] {
+		if !spare.needed[p.UID] {
 			continue
 		}
 		k, ok := podgroup.KeyOf(p)

@@ -14,6 +14,7 @@ import (
 	"weft.sh/weft/pkg/apis/config"
 	"weft.sh/weft/pkg/apis/config/scheme"
 	"weft.sh/weft/pkg/cluster"
+	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/plugins/gpufit"
 )
 
@@ -27,6 +28,20 @@ type Options struct {
 	// Native says whether the scheduler handles PodGroups of scheduling.k8s.io itself (its gate GenericWorkload), asked when the
 	// first plugin is made.
 	Native func() bool
+	// Queues is the state of plugin Queue, nil for none.
+	Queues Queues
+}
+
+// Queues is what plugin Queue knows about who may leave for whom, and what it is told of gangs.
+type Queues interface {
+	// Gangs has the function say which gangs are there and complete.
+	Gangs(complete func(gang.Key) bool)
+	// Reclaim is what pods that want to start together may take from others. caps are how much, in milli-GPU, from each group of pods; of
+	// says of a pod that runs in which groups it counts and how much, whether it may leave whatever its priority (owed), and whether it
+	// may if its priority is lower (ranked). of is nil where priority decides about all.
+	Reclaim(pods []*v1.Pod) (caps []int64, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool))
+	// Promise says that the victims are about to leave for the pods.
+	Promise(pods, victims []*v1.Pod)
 }
 
 // NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the plans.

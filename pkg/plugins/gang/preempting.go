@@ -86,6 +86,8 @@ type room struct {
 	result *gang.Result
 	// victims are to be evicted, leaving leave already.
 	victims, leaving []*v1.Pod
+	// reclaimed says that some of the victims leave because their queue borrowed what is guaranteed to another.
+	reclaimed bool
 }
 
 // makeRoom plans the gang on what would be free without pods of lower priority; nil when there is no such plan. Other plugins are
@@ -99,25 +101,31 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	var units []gang.Unit
 	var pods [][]*v1.Pod
 	budgets, allowed := q.pl.budgets()
+	caps, of := q.pl.reclaim(q.pods)
 	if q.mayPreempt() {
-		units, pods = later.units(budgets)
+		units, pods = later.units(budgets, of)
 	}
 	if len(units) == 0 && len(leaving) == 0 {
 		return nil, nil
 	}
 	limits, considered := later.limits(), map[int]bool{}
 	for range maxReplans {
-		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed)
+		// A gang that has some of what its queue is guaranteed, and some that is borrowed, leaves whole or not at all: it does.
+		res, chosen, r := gang.Reclaim(&later.Problem, q.priority, units, allowed, gang.Caps{MilliGPU: caps, Straddle: true})
 		if !r.OK() {
 			break
 		}
-		found := &room{of: later, result: res, victims: podsOf(pods, chosen), leaving: leaving}
+		owed := slices.ContainsFunc(chosen, func(u int) bool { return units[u].Owed })
+		found := &room{of: later, result: res, victims: podsOf(pods, chosen), leaving: leaving, reclaimed: owed}
 		then, status := later.after(ctx, found.victims)
 		if !status.IsSuccess() {
 			return nil, status.AsError()
 		}
 		at, there, status := then.verify(ctx, res)
 		if status.IsSuccess() {
+			if queues := q.pl.gangs.options.Queues; queues != nil && len(found.victims) > 0 {
+				queues.Promise(q.pods, found.victims) // the callers evict them
+			}
 			return found, nil
 		}
 		if !status.IsRejected() {
@@ -128,8 +136,8 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 			considered[u] = true
 		}
 	}
-	if len(considered) == 0 {
-		return nil, nil
+	if len(considered) == 0 || len(caps) > 0 {
+		return nil, nil // of several plans' victims together more might be taken than the caps allow
 	}
 	return later.makeRoomOneByOne(ctx, limits, units, pods, considered, leaving)
 }
@@ -209,7 +217,7 @@ func (pl *Plugin) preempt(q *question, r *room) {
 	metrics.GangPreempted(len(r.victims))
 	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
 	go func() {
-		evicted, err := pl.evict(preemptor{k.String(), reference(q.in.spec)}, r.victims)
+		evicted, err := pl.evict(preemptor{k.String(), r.right(), reference(q.in.spec)}, r.victims)
 		if err == nil {
 			return
 		}
@@ -222,10 +230,18 @@ func (pl *Plugin) preempt(q *question, r *room) {
 	}()
 }
 
-// preemptor is who takes the place of others.
+// preemptor is who takes the place of others, and by which right.
 type preemptor struct {
-	name   string
-	object runtime.Object
+	name, right string
+	object      runtime.Object
+}
+
+// right is why the victims leave, in words.
+func (r *room) right() string {
+	if r.reclaimed {
+		return "to which GPUs are guaranteed that others have borrowed"
+	}
+	return "of higher priority"
 }
 
 // awaited are the pods that leave already and have to be gone for the plan: those on its nodes.
@@ -293,7 +309,7 @@ func (pl *Plugin) evictOne(ctx context.Context, by preemptor, victim *v1.Pod) er
 	if apipod.UpdatePodCondition(status, &v1.PodCondition{
 		Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonPreemptionByScheduler,
 		ObservedGeneration: apipod.CalculatePodConditionObservedGeneration(&victim.Status, victim.Generation, v1.DisruptionTarget),
-		Message:            fmt.Sprintf("%s: preempting to accommodate %s of higher priority", victim.Spec.SchedulerName, by.name),
+		Message:            fmt.Sprintf("%s: preempting to accommodate %s %s", victim.Spec.SchedulerName, by.name, by.right),
 	}) {
 		if err := util.PatchPodStatus(ctx, pl.handle.ClientSet(), victim.Name, victim.Namespace, &victim.Status, status); err != nil {
 			return ignoreGone(fmt.Errorf("status of %s/%s: %w", victim.Namespace, victim.Name, err))

@@ -71,11 +71,24 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 		return err
 	}
 	g.tracker = tracker
+	if g.options.Queues != nil {
+		g.options.Queues.Gangs(g.complete)
+	}
 	metrics.Register()
 	tracker.OnChange(func(k gang.Key) { g.looks.at(k, g.changed) })
 	tracker.Start(ctx)
 	go g.watch(ctx, pl.now)
 	return nil
+}
+
+// complete reports whether the gang can be planned at all.
+func (g *gangs) complete(k gang.Key) bool {
+	members := g.tracker.Members(k)
+	if len(members) == 0 {
+		return false
+	}
+	pl := g.plugin(members[0].Spec.SchedulerName)
+	return pl != nil && pl.judge(k).OK()
 }
 
 // plugin is the one of the profile, nil when there is none.

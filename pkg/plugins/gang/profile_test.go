@@ -2,6 +2,7 @@ package gang
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,7 +25,7 @@ import (
 	"weft.sh/weft/pkg/podspec"
 )
 
-// shippedProfile is the profile of the configuration that is shipped.
+// shippedProfile is the profile of the configuration that is shipped, without plugin Queue, which has tests of its own with it.
 func shippedProfile(t *testing.T) *schedulerapi.KubeSchedulerProfile {
 	t.Helper()
 	text, err := os.ReadFile("../../../manifests/scheduler/config.yaml")
@@ -35,7 +36,13 @@ func shippedProfile(t *testing.T) *schedulerapi.KubeSchedulerProfile {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &obj.(*schedulerapi.KubeSchedulerConfiguration).Profiles[0]
+	p := &obj.(*schedulerapi.KubeSchedulerConfiguration).Profiles[0]
+	for _, set := range []*schedulerapi.PluginSet{
+		&p.Plugins.MultiPoint, &p.Plugins.PreFilter, &p.Plugins.Filter, &p.Plugins.PostFilter, &p.Plugins.Reserve,
+	} {
+		set.Enabled = slices.DeleteFunc(set.Enabled, func(e schedulerapi.Plugin) bool { return e.Name == "Queue" })
+	}
+	return p
 }
 
 func asks(name string, changes ...func(*v1.Pod)) *v1.Pod {

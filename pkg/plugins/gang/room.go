@@ -180,19 +180,29 @@ func (q *question) occupants(yield func(*v1.Pod) bool) {
 
 // units are what may leave for the gang, with the pods of each. Pods that are leaving already are in none; nor are those that are
 // not bound yet.
-func (q *question) units(budgets []*policyv1.PodDisruptionBudget) (units []gang.Unit, pods [][]*v1.Pod) {
+func (q *question) units(budgets []*policyv1.PodDisruptionBudget, of rights) (units []gang.Unit, pods [][]*v1.Pod) {
 	add := func(k gang.Key, surplus bool, members ...*v1.Pod) {
 		u := gang.Unit{Gang: k, Surplus: surplus, Priority: corev1helpers.PodPriority(members[0])}
 		for _, p := range members {
 			u.Priority = max(u.Priority, corev1helpers.PodPriority(p))
-			u.Pods = append(u.Pods, q.occupant(p, budgets))
+			o := q.occupant(p, budgets)
+			if of != nil {
+				groups, milliGPU, owed, ranked := of(p)
+				if !owed && !ranked {
+					return
+				}
+				if o.Groups, o.MilliGPU = groups, milliGPU; owed {
+					u.Owed = true
+				}
+			}
+			u.Pods = append(u.Pods, o)
 			u.LostMilliGPUSeconds += lostWork(p, q.pl.now())
 		}
 		units, pods = append(units, u), append(pods, members)
 	}
 	seen := map[gang.Key]bool{}
 	for p := range q.occupants {
-		if corev1helpers.PodPriority(p) >= q.priority || p.DeletionTimestamp != nil || !q.pl.bound(p) {
+		if !of.mayLeave(p, q.priority) || p.DeletionTimestamp != nil || !q.pl.bound(p) {
 			continue
 		}
 		k, ok := podgroup.KeyOf(p)
@@ -213,6 +223,27 @@ func (q *question) units(budgets []*policyv1.PodDisruptionBudget) (units []gang.
 		}
 	}
 	return units, pods
+}
+
+// rights are what queues say about a pod that may leave for certain others; see [Queues]. nil where priority alone decides.
+type rights func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool)
+
+// reclaim is what the pods may take from others by the right of their queue.
+func (pl *Plugin) reclaim(pods []*v1.Pod) (caps []int64, of rights) {
+	if pl.gangs.options.Queues == nil {
+		return nil, nil
+	}
+	return pl.gangs.options.Queues.Reclaim(pods)
+}
+
+// mayLeave reports whether the pod may leave for pods of the priority.
+func (of rights) mayLeave(p *v1.Pod, priority int32) bool {
+	lower := corev1helpers.PodPriority(p) < priority
+	if of == nil {
+		return lower
+	}
+	_, _, owed, ranked := of(p)
+	return owed || ranked && lower
 }
 
 // bound reports whether the API server shows the pod bound: one that is assumed only is about to be, or will be tried again.

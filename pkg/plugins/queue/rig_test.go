@@ -130,7 +130,7 @@ func (r *rig) start() {
 		scheduler.WithKubeConfig(&rest.Config{Host: "http://api", Transport: groupServer{r.objects}}),
 		scheduler.WithFrameworkOutOfTreeRegistry(frameworkruntime.Registry{
 			gpufit.Name: gpufit.NewFactory(gpus), Name: NewFactory(r.state),
-			gang.Name: gang.NewFactory(gang.Options{State: gpus}),
+			gang.Name: gang.NewFactory(gang.Options{State: gpus, Queues: r.state}),
 		}))
 	if err != nil {
 		r.t.Fatal(err)
@@ -151,16 +151,7 @@ func shippedProfile(t testing.TB) *schedulerapi.KubeSchedulerProfile {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &obj.(*schedulerapi.KubeSchedulerConfiguration).Profiles[0]
-	own := schedulerapi.Plugin{Name: Name}
-	if !slices.Contains(p.Plugins.MultiPoint.Enabled, own) {
-		p.Plugins.MultiPoint.Enabled = append(p.Plugins.MultiPoint.Enabled, own)
-		for _, set := range []*schedulerapi.PluginSet{&p.Plugins.PreFilter, &p.Plugins.PostFilter, &p.Plugins.Reserve} {
-			set.Enabled = slices.Insert(set.Enabled, 0, own)
-		}
-		p.Plugins.Filter.Enabled = append(p.Plugins.Filter.Enabled, own)
-	}
-	return p
+	return &obj.(*schedulerapi.KubeSchedulerConfiguration).Profiles[0]
 }
 
 // bind is the API server's answer to a Binding.

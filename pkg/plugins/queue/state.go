@@ -85,6 +85,8 @@ type State struct {
 	// running are the claims of bound pods, holds those of pods that are being bound.
 	running map[types.UID]quota.Claim
 	holds   map[types.UID]*hold
+	// promises are for jobs that are about to take back what they are guaranteed.
+	promises map[types.UID]promise
 }
 
 // NewState is the state of a process. It does nothing before the first plugin is made.
@@ -109,7 +111,7 @@ func NewState(o Options) *State {
 func (s *State) forget() {
 	s.set, s.tree, s.book = &queues.Set{}, nil, quota.NewBook()
 	s.jobs, s.waiting, s.eligible = map[jobID]*job{}, map[types.UID]*waiter{}, map[string]int{}
-	s.running, s.holds = map[types.UID]quota.Claim{}, map[types.UID]*hold{}
+	s.running, s.holds, s.promises = map[types.UID]quota.Claim{}, map[types.UID]*hold{}, map[types.UID]promise{}
 }
 
 func logger() klog.Logger { return klog.Background().WithName(Name) }

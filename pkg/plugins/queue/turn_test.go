@@ -67,7 +67,7 @@ func TestAGuaranteeGoesFirst(t *testing.T) {
 }
 
 func TestAJobWithoutAPlaceBlocksNobody(t *testing.T) {
-	inBubble(t, nodes(node("n", 4), node("m", 4)), []runtime.Object{queue("a", gpus("8", "")), queue("b")}, func(r *rig) {
+	inBubble(t, nodes(node("n", 4), node("m", 4)), []runtime.Object{queue("a"), queue("b")}, func(r *rig) {
 		r.create(pod("x", "", "", asking(2)), pod("y", "", "", asking(3)))
 		r.wantBound("x y")
 		r.create(pod("large", "a", "", asking(4))) // there are 3 idle, of which it would have to have one more
