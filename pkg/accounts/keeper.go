@@ -135,17 +135,19 @@ func (k *Keeper) note(obj any, there Presence) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.clock.now()
-	if !k.leads {
-		if there == Present {
-			return // Run looks at all that are there
-		}
-		k.gone = append(k.gone, pod.UID)
-		for len(k.gone) > 0 && k.notes[k.gone[0]].seen < now-standBy {
-			delete(k.notes, k.gone[0])
-			k.gone = k.gone[1:]
-		}
+	if k.leads {
+		k.notes[pod.UID] = note{pod, there, now}
+		return
+	}
+	if there == Present {
+		return // Run looks at all that are there
 	}
 	k.notes[pod.UID] = note{pod, there, now}
+	k.gone = append(k.gone, pod.UID)
+	for k.notes[k.gone[0]].seen < now-standBy {
+		delete(k.notes, k.gone[0])
+		k.gone = k.gone[1:]
+	}
 }
 
 // Position is the epoch and the watermark of the last commit, zeros before the first. Safe for concurrent use.
