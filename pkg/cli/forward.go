@@ -10,11 +10,11 @@ import (
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // forwarding is a port on this machine that leads to a pod's.
@@ -41,17 +41,19 @@ func forward(ctx context.Context, config *rest.Config, pod *v1.Pod, port int32) 
 	if err != nil {
 		return nil, err
 	}
-	tunnel, err := portforward.NewSPDYOverWebsocketDialer(u, config)
+	tunnel, err := portforward.NewSPDYOverWebsocketDialerForStreaming(u, config)
 	if err != nil {
 		return nil, err
 	}
-	dialer := portforward.NewFallbackDialer(tunnel, spdy.NewDialer(upgrader, &http.Client{Transport: round}, http.MethodPost, u), func(err error) bool {
+	// Of the types of k8s.io/streaming: the errors are of those, whichever types the dialers have.
+	direct := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: round}, http.MethodPost, u)
+	dialer := portforward.NewFallbackDialerForStreaming(tunnel, direct, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	})
 	f := &forwarding{stop: make(chan struct{}), done: make(chan error, 1)}
 	ready := make(chan struct{})
 	// What it has to say of single connections comes back as their errors.
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, f.stop, ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, f.stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		return nil, err
 	}
