@@ -3,6 +3,7 @@ package steward
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,11 +21,37 @@ const burnWindow = int64(24 * time.Hour / time.Second)
 // maxCarries bounds how many periods are computed to find what the present one got: more than a year of days.
 const maxCarries = 400
 
-// charges reads what queues were charged, each stretch of time once. Its zero value with a store is ready.
+const (
+	// unsettled is what part of a period is read from the ledger in every pass, in seconds: what ended is heard of late, but hardly later.
+	unsettled = 12 * 3600
+	// readAgain is after how many seconds the rest is read again, which may be millions of rows.
+	readAgain = 600
+)
+
+// charges reads what queues were charged.
 type charges struct {
 	store ledger.Store
 	tree  *quota.Tree
+	// known are the sums of subtrees that were asked for in this pass, by the stretch of time.
 	known map[[2]int64]map[string]int64
+	// settled are the beginnings of long stretches, by where they begin.
+	settled map[int64]stretch
+}
+
+// stretch is what each queue's own pods were charged up to a moment, as it was read when the watermark was at another.
+type stretch struct {
+	to, read int64
+	own      map[string]int64
+}
+
+func newCharges(store ledger.Store) *charges {
+	return &charges{store: store, settled: map[int64]stretch{}}
+}
+
+// begin begins a pass.
+func (c *charges) begin(tree *quota.Tree, asOf int64) {
+	c.tree, c.known = tree, map[[2]int64]map[string]int64{}
+	maps.DeleteFunc(c.settled, func(_ int64, s stretch) bool { return asOf-s.read > 2*readAgain })
 }
 
 // of is what the subtree of each queue was charged in [from, to).
@@ -33,19 +60,32 @@ func (c *charges) of(ctx context.Context, from, to int64) (map[string]int64, err
 	if sums, ok := c.known[key]; ok {
 		return sums, nil
 	}
+	sums := map[string]int64{}
+	add := func(own map[string]int64) {
+		for queue, n := range own {
+			for _, q := range c.tree.Path(queue) {
+				sums[q] += n
+			}
+		}
+	}
+	if to-from > 2*unsettled {
+		s, ok := c.settled[from]
+		if !ok || s.to > to || to-s.read >= readAgain {
+			s = stretch{to: to - unsettled, read: to}
+			var err error
+			if s.own, err = c.store.Charged(ctx, from, s.to); err != nil {
+				return nil, err
+			}
+			c.settled[from] = s
+		}
+		add(s.own)
+		from = s.to
+	}
 	own, err := c.store.Charged(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
-	sums := map[string]int64{}
-	for queue, n := range own {
-		for _, q := range c.tree.Path(queue) {
-			sums[q] += n
-		}
-	}
-	if c.known == nil {
-		c.known = map[[2]int64]map[string]int64{}
-	}
+	add(own)
 	c.known[key] = sums
 	return sums, nil
 }

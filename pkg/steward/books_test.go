@@ -161,3 +161,29 @@ func TestSubtrees(t *testing.T) {
 		}
 	}
 }
+
+// TestLongPeriods: what long ago was charged is read now and then, what was corrected since is seen by then.
+func TestLongPeriods(t *testing.T) {
+	start, now := at("2026-01-01 00:00:00"), at("2026-11-10 12:00:00")
+	o := newOffice(t, queue("org", "", budget("100", v1alpha1.PeriodYear)), queue("team", "org"))
+	o.store.uses = []use{{"team", 1, start, start + hour}, {"team", 2, now - 10*hour, now + day}}
+	used := func(asOf int64, want string) {
+		t.Helper()
+		o.pass(asOf)
+		if got := hours(o.budget("org").UsedMilliGPUSeconds); got != want {
+			t.Errorf("%d seconds later %s are used, want %s", asOf-now, got, want)
+		}
+	}
+	used(now, "21")
+	o.store.uses = append(o.store.uses, use{"team", 1, start + 2*hour, start + 3*hour}, use{"team", 1, now - hour, now})
+	o.store.read = nil
+	used(now+180, "22.1")
+	if len(o.store.read) != 2 { // what is recent, and what was used in the last day
+		t.Errorf("read %v", o.store.read)
+	}
+	used(now+600, "23.333")
+	o.objects["other"] = queue("other", "")
+	o.objects["team"].Spec.Parent = "other"
+	o.look()
+	used(now+720, "0")
+}

@@ -52,6 +52,7 @@ type Steward struct {
 	last map[string]written
 	// raised are the alerts that were raised in the present period. It is forgotten with the process; the condition then says.
 	raised map[string]alerts
+	books  *charges
 }
 
 // written is the status of the queue with that UID as it was last written.
@@ -63,7 +64,7 @@ type written struct {
 // New makes a steward and makes its metrics visible.
 func New(o Options) *Steward {
 	registerMetrics()
-	return &Steward{o: o, last: map[string]written{}, raised: map[string]alerts{}}
+	return &Steward{o: o, last: map[string]written{}, raised: map[string]alerts{}, books: newCharges(o.Store)}
 }
 
 // Pass brings everything up to the ledger's watermark: checkpoints, statuses, alerts, metrics, and what drains. All of it is as of that
@@ -71,7 +72,8 @@ func New(o Options) *Steward {
 func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 	set := s.o.Queues()
 	tree := set.Tree()
-	books := &charges{store: s.o.Store, tree: tree}
+	books := s.books
+	books.begin(tree, asOf)
 	checkpoints := map[string]quota.Checkpoint{}
 	for _, queue := range tree.Names() {
 		spec, _ := tree.Spec(queue)
