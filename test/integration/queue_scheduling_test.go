@@ -284,3 +284,37 @@ func TestASchedulerThatIsKilledNeverOverspends(t *testing.T) {
 		t.Errorf("%d pods wait, want %d", waiting, want)
 	}
 }
+
+func TestAGuaranteeIsTakenBackOnACluster(t *testing.T) {
+	c := startCluster(t, "h100=2")
+	c.startScheduler()
+	c.queue("lent", "gpus: {guaranteed: 8}")
+	c.queue("owner", "gpus: {guaranteed: 8}")
+	in := func(queue string) (bound int) {
+		for _, p := range c.pods() {
+			if p.Labels[podspec.LabelQueue] == queue && p.Spec.NodeName != "" && p.DeletionTimestamp == nil {
+				bound++
+			}
+		}
+		return bound
+	}
+	for i := range 16 {
+		c.create(charged(fmt.Sprint("lent-", i), "lent", ""))
+	}
+	eventually(t, 30*time.Second, func() string {
+		if n := in("lent"); n != 16 {
+			return fmt.Sprintf("%d pods are bound of 16 that may borrow", n)
+		}
+		return ""
+	})
+	c.group("train", 8, nil)
+	for i := range 8 {
+		c.create(charged(fmt.Sprint("train-", i), "owner", "", memberOf("train")))
+	}
+	pods := c.started("train", 8, 30*time.Second)
+	t.Logf("the guarantee is taken back in %v", span(pods))
+	if n := in("lent"); n != 8 {
+		t.Errorf("%d pods of the other queue are left, want the 8 that are guaranteed to it", n)
+	}
+	c.neverPartial()
+}
