@@ -43,6 +43,15 @@ type Line struct {
 	curve curve
 }
 
+// beside sets the result beside the bound.
+func (l *Line) beside(b Bound) {
+	l.BoundAt100 = &b.Bound
+	if l.AllocAt100 != nil && b.Bound > 0 {
+		gap := rounded(100 * (b.Bound - *l.AllocAt100) / b.Bound)
+		l.GapAt100 = &gap
+	}
+}
+
 // rounded has four decimal places.
 func rounded(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 

@@ -18,6 +18,8 @@ type Lineup struct {
 	Seeds     []int64
 	// Load is how much of the GPUs the pods that arrive ask for: 1.3 in the published experiments.
 	Load float64
+	// Bound asks for what no placement can exceed beside each result.
+	Bound bool
 }
 
 // Runs is the number of runs.
@@ -39,6 +41,12 @@ func (l *Lineup) Run(ctx context.Context, emit func(Line) error, tell func(Progr
 	for i := range results {
 		results[i] = make(chan Line, 1)
 	}
+	bounds := make([]func() (Bound, error), len(l.Workloads)*len(l.Seeds))
+	for i := range bounds {
+		bounds[i] = sync.OnceValues(func() (Bound, error) {
+			return l.Workloads[i/len(l.Seeds)].Bound(ctx, l.Seeds[i%len(l.Seeds)], l.Load)
+		})
+	}
 	var next, done, pods atomic.Int64
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -57,6 +65,12 @@ func (l *Lineup) Run(ctx context.Context, emit func(Line) error, tell func(Progr
 						tell(Progress{len(results), int(done.Load()), pods.Load()})
 					}
 				})
+				if err == nil && l.Bound {
+					var b Bound
+					if b, err = bounds[i/len(l.Seeds)/len(l.Policies)*len(l.Seeds)+i%len(l.Seeds)](); err == nil {
+						line.beside(b)
+					}
+				}
 				if err != nil {
 					cancel(err)
 					return

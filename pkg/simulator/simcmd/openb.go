@@ -3,7 +3,6 @@ package simcmd
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,7 +29,7 @@ func New() *cobra.Command {
 What the figures mean and where the protocol comes from is in docs/simulator.md.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newOpenb(), newCheck())
+	cmd.AddCommand(newOpenb(), newBound(), newCheck())
 	return cmd
 }
 
@@ -81,6 +80,7 @@ type openbOptions struct {
 	load     float64
 	output   string
 	progress bool
+	bound    bool
 }
 
 func newOpenb() *cobra.Command {
@@ -111,12 +111,13 @@ The lists are those of Alibaba's cluster-trace-gpu-v2023.`,
 	f.StringVar(&o.seeds, "seeds", "42", "Seeds: numbers and ranges such as 42-51,60")
 	f.Float64Var(&o.load, "load", 1.3, "How much of the GPUs the pods that arrive ask for, above 0 and up to 10")
 	f.StringVarP(&o.output, "output", "o", "table", "table, or json (an object in each line)")
+	f.BoolVar(&o.bound, "bound", false, "Show beside each result what no placement can exceed; see weft sim bound")
 	f.BoolVar(&o.progress, "progress", false, "Tell how far it is; to a terminal it always does")
 	return cmd
 }
 
 func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
-	lineup := simulator.Lineup{Load: o.load}
+	lineup := simulator.Lineup{Load: o.load, Bound: o.bound}
 	var err error
 	if lineup.Policies, err = simulator.ParsePolicies(o.policies); err != nil {
 		return fmt.Errorf("--policy: %w", err)
@@ -124,11 +125,8 @@ func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	if lineup.Seeds, err = simulator.ParseSeeds(o.seeds); err != nil {
 		return fmt.Errorf("--seeds: %w", err)
 	}
-	if !(o.load > 0 && o.load <= 10) {
-		return fmt.Errorf("--load is %g: want more than 0 and up to 10", o.load)
-	}
-	if !slices.Contains([]string{"table", "json"}, o.output) {
-		return fmt.Errorf("--output is %q: want table or json", o.output)
+	if err := validRun(o.load, o.output); err != nil {
+		return err
 	}
 	if lineup.Workloads, err = o.read(errOut); err != nil {
 		return err
@@ -149,11 +147,25 @@ func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
 			return err
 		}
 	}
-	if errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("interrupted after %d of %d runs", len(lines), lineup.Runs())
 	}
 	return err
 }
+
+// validRun checks the flags that several commands have.
+func validRun(load float64, output string) error {
+	if !(load > 0 && load <= maxLoad) { // so that NaN is refused too
+		return fmt.Errorf("--load is %g: want more than 0 and up to %d", load, maxLoad)
+	}
+	if !slices.Contains([]string{"table", "json"}, output) {
+		return fmt.Errorf("--output is %q: want table or json", output)
+	}
+	return nil
+}
+
+// maxLoad bounds --load: above it little but refusals is left to see.
+const maxLoad = 10
 
 // tell returns what tells a person how far the simulation is: nil when nobody wants to know.
 func (o *openbOptions) tell(errOut io.Writer) (tell func(simulator.Progress), stop func()) {
