@@ -133,10 +133,14 @@ func (s *State) podSeen(obj any) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if w := s.waiting[pod.UID]; w != nil && w.pod != pod {
+			was := w.pod
 			if w.pod.Generation != pod.Generation || !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations) {
 				s.changed()
 			}
 			s.note(pod)
+			if w.gated && said(pod) != said(was) {
+				s.teller.tell(pod.UID)
+			}
 		}
 	}
 }

@@ -38,6 +38,9 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	if err := pl.shared.wait(ctx); err != nil {
 		return nil, fwk.AsStatus(err)
 	}
+	if !pl.shared.leading.Swap(true) {
+		pl.shared.kick()
+	}
 	c, v := pl.shared.begin(pod)
 	if !v.OK() {
 		return nil, fwk.AsStatus(fmt.Errorf("%w: %s", errOverQuota, v.message))

@@ -32,6 +32,9 @@
 // A job is asked about at the cheapest class of GPUs that it may run on; which nodes are dearer than the budget allows shows in Filter, for
 // each pod alone, and is decided at Reserve for the whole gang on the nodes of its plan.
 //
+// Of several schedulers that wait to be elected each has the same pods in its queue. Only one that schedules writes conditions, which a plugin
+// learns by its first cycle: where there are none but pods that queues hold back, one of them is let into a cycle, once.
+//
 // # Gangs
 //
 // All members of a gang are one job: those that run, and those that wait and are not held by scheduling gates, also members above the
@@ -39,6 +42,17 @@
 // the plan has a place for. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
 // plan, stays when a bind is tried again on the same place or nobody knows whether it succeeded, and never outlives both.
 // A native PodGroup of the basic policy is no gang: its pods are jobs by themselves.
+//
+// Members of a gang that is not complete are plugin Gang's to hold back.
+//
+// # Reclaim
+//
+// When there is no room for a job, plugin Gang asks who may leave for it ([State.Reclaim]). Where there are queues, priority decides within a
+// queue and those below it only; between queues the guarantee does: what others have borrowed is taken back for a job that stays within
+// the guarantee of its queue, or of one above, whatever the priorities, gangs as a whole, with the fewest lost hours. A queue never
+// loses more than it has above its guarantee, but that a gang which holds some of both leaves whole. Pods of no queue are borrowers of all that
+// they have. What is promised to jobs whose victims are still leaving counts as done ([State.Promise]), so that several jobs at once
+// take no more than is due. Pods without GPUs preempt, and are preempted, by priority as ever.
 //
 // # What wakes a pod
 //

@@ -275,7 +275,7 @@ func (s *State) decide(j *job) (try []*v1.Pod) {
 	}
 	for uid, w := range j.members {
 		switch {
-		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil:
+		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil, w.gated && !j.verdict.OK() && s.probes(uid):
 			try = append(try, w.pod)
 		case w.gated:
 			s.teller.tell(uid)

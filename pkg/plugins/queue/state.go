@@ -66,6 +66,8 @@ type State struct {
 	wake           chan struct{}
 	renewed, moved atomic.Bool
 	teller         *teller
+	// leading says that this process schedules: one that waits to be elected has the same queue of pods, and must tell nobody anything.
+	leading atomic.Bool
 	// complete says whether a gang can be planned at all; see [State.Gangs].
 	complete atomic.Pointer[func(gang.Key) bool]
 
@@ -85,6 +87,8 @@ type State struct {
 	// running are the claims of bound pods, holds those of pods that are being bound.
 	running map[types.UID]quota.Claim
 	holds   map[types.UID]*hold
+	// probe is the pod that was let through to find out whether this process schedules.
+	probe types.UID
 	// promises are for jobs that are about to take back what they are guaranteed.
 	promises map[types.UID]promise
 }

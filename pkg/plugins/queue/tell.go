@@ -91,7 +91,7 @@ func (s *State) heldBack(uid types.UID) (held, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.waiting[uid]
-	if w == nil || !w.gated || !s.synced.Load() {
+	if w == nil || !w.gated || !s.synced.Load() || !s.leading.Load() {
 		return held{}, false
 	}
 	v := w.job.verdict
@@ -118,19 +118,22 @@ func (t *teller) one(ctx context.Context, uid types.UID) (again time.Duration) {
 		was = told{reason: h.verdict.Reason, since: now}
 		t.told[uid] = was
 	}
+	pod, err := t.pods.Pods(h.namespace).Get(h.name)
+	if err != nil || pod.UID != uid || pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
+		return 0
+	}
 	due := was.since
 	switch {
-	case !was.at.IsZero():
+	case !was.at.IsZero() && said(pod) == h.verdict.Reason.String():
 		due = was.at.Add(retell)
+	case !was.at.IsZero():
+		// The scheduler wrote something else: it does so after a cycle, when PreEnqueue has been asked about the pod already.
+		due = was.at.Add(time.Second)
 	case was.reason == quota.NotYourTurn:
 		due = was.since.Add(turnGrace)
 	}
 	if now.Before(due) {
 		return due.Sub(now)
-	}
-	pod, err := t.pods.Pods(h.namespace).Get(h.name)
-	if err != nil || pod.UID != uid || pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
-		return 0
 	}
 	t.mu.Unlock()
 	news, err := t.write(ctx, pod, h.verdict)
@@ -147,14 +150,20 @@ func (t *teller) one(ctx context.Context, uid types.UID) (again time.Duration) {
 	return 0
 }
 
+// said is the reason of the pod's condition.
+func said(pod *v1.Pod) string {
+	if _, c := apipod.GetPodCondition(&pod.Status, v1.PodScheduled); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
 // write brings the pod's condition up to date, and reports whether its reason changed.
 func (t *teller) write(ctx context.Context, pod *v1.Pod, v verdict) (news bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
 	reason := v.Reason.String()
-	if _, c := apipod.GetPodCondition(&pod.Status, v1.PodScheduled); c == nil || c.Reason != reason {
-		news = true
-	}
+	news = said(pod) != reason
 	status := pod.Status.DeepCopy()
 	if !apipod.UpdatePodCondition(status, &v1.PodCondition{
 		Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: v.message,
