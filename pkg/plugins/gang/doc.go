@@ -72,6 +72,8 @@
 //     it, and then the victims are deleted as DefaultPreemption does it, off the scheduling loop; the last one to go brings the
 //     gang back. What is kept expires 30 s after the longest grace period of the victims; a pod that is still there then is
 //     counted on no more.
+//     Where there are Queues (Options.Queues) those of lower priority leave only if they are of the gang's queue, of one below it, or
+//     have no GPUs; and, whatever their priority, those of queues that have borrowed what the gang's is guaranteed (gang.Reclaim).
 //   - Backfill (gang.Start; argument backfill): when enough pods say how long they run, it is known when the gang can start, and
 //     on what. That is kept for it, and pods that end before may start on it, by their weft.sh/runtime. It is computed anew each
 //     time the gang is refused again: when pods end, and when the start has come and pods run longer than they said.
@@ -94,8 +96,8 @@
 //
 // A pod that is in no gang and may take the place of gang members evicts whole gangs or members above a minimum only: it is planned
 // as a gang of one, and DefaultPreemption chooses victims for it without seeing the members that their gangs need; see
-// preemptAlone. DefaultPreemption by itself has such pods only where no gang of lower priority runs, and groups of
-// scheduling.k8s.io that are no gangs.
+// preemptAlone. DefaultPreemption by itself has such pods only where no gang of lower priority runs and, for pods with GPUs, there are
+// no Queues, and groups of scheduling.k8s.io that are no gangs.
 //
 // # PodGroups of scheduling.k8s.io
 //
