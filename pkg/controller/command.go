@@ -27,6 +27,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"weft.sh/weft/pkg/ledger"
+	"weft.sh/weft/pkg/ledger/ledgerhttp"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
@@ -129,8 +130,32 @@ is not installed, it says so and waits until it is.`,
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", name, version()) },
-	})
+	}, verifyCommand(c.ledger.dsn))
 	return root
+}
+
+// verifyCommand is the command weft-controller verify.
+func verifyCommand(dsn string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check that nobody changed the rows of a ledger, beside whoever writes it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := ledger.OpenReadOnly(cmd.Context(), dsn)
+			if err != nil {
+				return fmt.Errorf("--ledger: %w", err)
+			}
+			defer store.Close()
+			found, err := store.Verify(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified %d links, up to %d: %x\n", found.Links, found.Seq, found.Hash)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dsn, "ledger", dsn, "the ledger: a file of SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts")
+	return cmd
 }
 
 // version says what was built, and from what.
@@ -196,7 +221,20 @@ func (c *config) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	stopped, err := c.serving.start(ctx, c.kubeconfig, ready)
+	var books ledgerhttp.Reader
+	var keep *LedgerOptions
+	if c.ledger.dsn != "" {
+		store, err := ledger.Open(ctx, c.ledger.dsn)
+		if err != nil {
+			return fmt.Errorf("--ledger: %w", err)
+		}
+		defer store.Close()
+		books = store
+		keep = &LedgerOptions{
+			Store: store, Tick: c.ledger.tick, Retention: c.ledger.retention, UserLabel: c.ledger.userLabel, Labels: c.ledger.labels,
+		}
+	}
+	stopped, err := c.serving.start(ctx, c.kubeconfig, ready, books)
 	if err != nil {
 		return err
 	}
@@ -217,16 +255,7 @@ func (c *config) run(ctx context.Context) error {
 	}
 	options := Options{
 		Client: client, Groups: groups, Native: native, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers,
-	}
-	if c.ledger.dsn != "" {
-		store, err := ledger.Open(ctx, c.ledger.dsn)
-		if err != nil {
-			return fmt.Errorf("--ledger: %w", err)
-		}
-		defer store.Close()
-		options.Ledger = &LedgerOptions{
-			Store: store, Tick: c.ledger.tick, Retention: c.ledger.retention, UserLabel: c.ledger.userLabel, Labels: c.ledger.labels,
-		}
+		Ledger: keep,
 	}
 	controller, err := New(options)
 	if err != nil {

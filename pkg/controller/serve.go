@@ -17,10 +17,12 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
+
+	"weft.sh/weft/pkg/ledger/ledgerhttp"
 )
 
-// serving is how /metrics, /healthz and /readyz are served: with TLS, and with the API server's word on who may read the
-// metrics, as kube-scheduler does. The checks are for everybody.
+// serving is how the ledger, /metrics, /healthz and /readyz are served: with TLS, and with the API server's word on who may read the
+// first two, as kube-scheduler does. The checks are for everybody.
 type serving struct {
 	secure         *apiserveroptions.SecureServingOptions
 	authentication *apiserveroptions.DelegatingAuthenticationOptions
@@ -46,8 +48,8 @@ func (s serving) validate() []error {
 	return append(append(s.secure.Validate(), s.authentication.Validate()...), s.authorization.Validate()...)
 }
 
-// start serves until ctx ends. Afterwards stopped waits until the last answer was given.
-func (s serving) start(ctx context.Context, kubeconfig string, ready healthz.HealthChecker) (stopped func(), err error) {
+// start serves until ctx ends, the ledger too unless it is nil. Afterwards stopped waits until the last answer was given.
+func (s serving) start(ctx context.Context, kubeconfig string, ready healthz.HealthChecker, books ledgerhttp.Reader) (stopped func(), err error) {
 	if s.secure.BindPort == 0 {
 		return func() {}, nil
 	}
@@ -79,6 +81,9 @@ func (s serving) start(ctx context.Context, kubeconfig string, ready healthz.Hea
 	healthz.InstallLivezHandler(pages)
 	healthz.InstallReadyzHandler(pages, ready, healthz.NewShutdownHealthz(ctx.Done()))
 	pages.Handle("/metrics", legacyregistry.Handler())
+	if books != nil {
+		pages.HandlePrefix(ledgerhttp.Prefix, ledgerhttp.Handler(books))
+	}
 
 	requests := &apirequest.RequestInfoFactory{}
 	var handler http.Handler = pages
