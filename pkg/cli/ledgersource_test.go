@@ -11,10 +11,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
+	"weft.sh/weft/pkg/apis/weft/v1alpha1"
 	"weft.sh/weft/pkg/ledger"
 	"weft.sh/weft/pkg/ledger/ledgerhttp"
 )
@@ -53,6 +56,7 @@ func controller(t *testing.T, path string) *httptest.Server {
 // behind some proxies.
 type apiServer struct {
 	t         *testing.T
+	queues    []v1alpha1.Queue
 	lease     *coordinationv1.Lease
 	pod       *v1.Pod
 	to        string
@@ -71,6 +75,12 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		give(a.pod)
 	case a.pod != nil && path == "/api/v1/namespaces/weft-system/pods/"+a.pod.Name+"/portforward" && r.Method == http.MethodPost:
 		a.forward(w, r)
+	case a.queues != nil && path == "/apis/weft.sh/v1alpha1/queues":
+		list := v1alpha1.QueueList{Items: a.queues}
+		list.APIVersion, list.Kind = v1alpha1.SchemeGroupVersion.String(), "QueueList"
+		give(list)
+	case path == "/api/v1/namespaces":
+		give(v1.NamespaceList{TypeMeta: metav1.TypeMeta{Kind: "NamespaceList", APIVersion: "v1"}})
 	case strings.HasSuffix(path, "/portforward"):
 		http.Error(w, "no WebSockets here", http.StatusBadRequest)
 	default:
@@ -199,39 +209,80 @@ func TestWhereverTheLedgerIsTheReportIsTheSame(t *testing.T) {
 	}
 }
 
+// TestTreesAreTheClusters: the parents of queues are those that the API server has.
+func TestTreesAreTheClusters(t *testing.T) {
+	queue := func(name, parent string) v1alpha1.Queue {
+		q := v1alpha1.Queue{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.QueueSpec{Parent: parent}}
+		q.APIVersion, q.Kind = v1alpha1.SchemeGroupVersion.String(), "Queue"
+		return q
+	}
+	for name, tc := range map[string]struct {
+		queues []v1alpha1.Queue
+		want   []string
+	}{
+		"two levels": {[]v1alpha1.Queue{queue("org", ""), queue("research", "org"), queue("serving", "org")}, []string{
+			"0 ", "0 gone", "0 org", "1 research", "1 serving",
+		}},
+		"a parent that was never used": {[]v1alpha1.Queue{queue("org", "top"), queue("research", "org"), queue("top", "")}, []string{
+			"0 ", "0 gone", "0 serving", "0 top", "1 org", "2 research",
+		}},
+		"no definition of Queue": {nil, []string{"0 ", "0 gone", "0 org", "0 research", "0 serving"}},
+	} {
+		server := httptest.NewTLSServer(&apiServer{t: t, queues: tc.queues})
+		out, err := weft(t, "report", "--tree", "--from", "1970", "-o", "json", "--ledger", randomLedger(t, 8), "--kubeconfig", kubeconfig(t, server))
+		server.Close()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var u Usage
+		if err := json.Unmarshal([]byte(out), &u); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, l := range u.Lines {
+			if line := fmt.Sprintf("%d %s", l.Depth, l.Key[0]); !slices.Contains(got, line) {
+				got = append(got, line)
+			}
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
+		}
+	}
+}
+
 func TestWhereThereIsNoLedger(t *testing.T) {
 	t.Setenv(ledgerEnv, "")
 	backend := controller(t, randomLedger(t, 7))
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
 	for name, tc := range map[string]struct {
-		api  apiServer
+		api  *apiServer
 		args []string
 		want string
 	}{
-		"no Lease":        {apiServer{}, nil, "there is no Lease weft-controller in namespace weft-system; is it installed elsewhere (--controller-namespace)"},
-		"nobody leads":    {apiServer{lease: heldBy("")}, nil, "nobody holds the Lease weft-system/weft-controller; do its pods run?"},
-		"its pod is gone": {apiServer{lease: heldBy("a_b")}, nil, "the Lease weft-system/weft-controller is held by a:"},
-		"no such port":    {apiServer{lease: heldBy("a_b"), pod: controllerPod("a", "http")}, nil, "pod weft-system/a has no port named https"},
+		"no Lease":        {&apiServer{}, nil, "there is no Lease weft-controller in namespace weft-system; is it installed elsewhere (--controller-namespace)"},
+		"nobody leads":    {&apiServer{lease: heldBy("")}, nil, "nobody holds the Lease weft-system/weft-controller; do its pods run?"},
+		"its pod is gone": {&apiServer{lease: heldBy("a_b")}, nil, "the Lease weft-system/weft-controller is held by a:"},
+		"no such port":    {&apiServer{lease: heldBy("a_b"), pod: controllerPod("a", "http")}, nil, "pod weft-system/a has no port named https"},
 		"nobody listens": {
-			apiServer{lease: heldBy("a_b"), pod: controllerPod("a", "https"), to: strings.TrimPrefix(closed.URL, "http://")}, nil, "EOF",
+			&apiServer{lease: heldBy("a_b"), pod: controllerPod("a", "https"), to: strings.TrimPrefix(closed.URL, "http://")}, nil, "EOF",
 		},
-		"as somebody else": {apiServer{}, []string{"--as", "mallory"}, "weft-controller does not know of --as"},
+		"as somebody else": {&apiServer{}, []string{"--as", "mallory"}, "weft-controller does not know of --as"},
 		"an address without a token": {
-			apiServer{},
+			&apiServer{},
 			[]string{"--ledger", backend.URL, "--ledger-ca-file", "CA"},
 			"the ledger was not read: the server does not let you (401 Unauthorized): it wants the verb get on /ledger/v1/*",
 		},
-		"a certificate that nobody signed": {apiServer{}, []string{"--ledger", backend.URL}, "certificate signed by unknown authority"},
+		"nobody at the address":            {&apiServer{}, []string{"--ledger", closed.URL}, "asking " + strings.TrimPrefix(closed.URL, "http://") + " for the ledger: dial tcp"},
+		"a certificate that nobody signed": {&apiServer{}, []string{"--ledger", backend.URL}, "certificate signed by unknown authority"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ca := filepath.Join(t.TempDir(), "ca")
 			if err := os.WriteFile(ca, certificate(backend), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			api := &tc.api
-			api.t = t
-			server := httptest.NewTLSServer(api)
+			tc.api.t = t
+			server := httptest.NewTLSServer(tc.api)
 			defer server.Close()
 			args := []string{"report", "--kubeconfig", kubeconfig(t, server)}
 			for _, a := range tc.args {
@@ -240,7 +291,9 @@ func TestWhereThereIsNoLedger(t *testing.T) {
 				}
 				args = append(args, a)
 			}
-			if _, err := weft(t, args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			_, err := weft(t, args...)
+			// What can be done about it is another thing than for an API server that cannot be reached.
+			if err = Advise(err); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "check --kubeconfig") {
 				t.Errorf("%v, want %s", err, tc.want)
 			}
 		})

@@ -46,7 +46,11 @@ func (p *prometheus) query(ctx context.Context, expression string) ([]sample, er
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	answered, err := p.http.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("prometheus: %w", err)
+		// Without the address, which may have a password in it.
+		if failed := (*url.Error)(nil); errors.As(err, &failed) {
+			err = failed.Err
+		}
+		return nil, fmt.Errorf("prometheus at %s: %w", p.base.Host, err)
 	}
 	defer answered.Body.Close()
 	var body struct {

@@ -75,7 +75,11 @@ func (c *Client) get(ctx context.Context, path string, r request) (*http.Respons
 	}
 	answered, err := c.http.Do(asked)
 	if err != nil {
-		return nil, err
+		// Without the address, which has all that was asked for in it.
+		if failed := (*url.Error)(nil); errors.As(err, &failed) {
+			err = failed.Err
+		}
+		return nil, fmt.Errorf("asking %s for the ledger: %w", c.base.Host, err)
 	}
 	if answered.StatusCode == http.StatusOK {
 		return answered, nil
