@@ -5,7 +5,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +77,9 @@ func TestPublishedResultsAreReproduced(t *testing.T) {
 	if len(lists) != 9 {
 		t.Fatalf("published figures are of %d lists, want 9", len(lists))
 	}
+	if underRace {
+		lists = []string{"gpushare100", "gpuspec33"}
+	}
 	type sum struct{ alloc, frag float64 }
 	sums := map[string]*sum{}
 	lineup := Lineup{Load: 1.3, Policies: []string{"dotprod", "gpuclustering", "gpupacking", "bestfit", "fgd"}}
@@ -87,7 +89,7 @@ func TestPublishedResultsAreReproduced(t *testing.T) {
 	lineup.Seeds = []int64{42, 43, 44, 45, 46, 47, 48, 49, 50, 51}
 	err = lineup.Run(t.Context(), func(l Line) error {
 		for _, load := range []int{100, 130} {
-			p, ok := l.curve.at(load)
+			alloc, frag, ok := l.curve.at(load)
 			if !ok {
 				t.Errorf("%s %s %d: no pod arrived at %d percent", l.Workload, l.Policy, l.Seed, load)
 			}
@@ -95,8 +97,8 @@ func TestPublishedResultsAreReproduced(t *testing.T) {
 			if sums[key] == nil {
 				sums[key] = &sum{}
 			}
-			sums[key].alloc += p.alloc / float64(len(lineup.Seeds))
-			sums[key].frag += p.frag / float64(len(lineup.Seeds))
+			sums[key].alloc += alloc / float64(len(lineup.Seeds))
+			sums[key].frag += frag / float64(len(lineup.Seeds))
 		}
 		return nil
 	}, nil)
@@ -148,7 +150,6 @@ func BenchmarkRun(b *testing.B) {
 				pods += l.Pods
 			}
 			b.ReportMetric(float64(pods)/b.Elapsed().Seconds(), "pods/s")
-			runtime.KeepAlive(w)
 		})
 	}
 }

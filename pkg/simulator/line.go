@@ -59,8 +59,9 @@ func rounded(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 type curve []point
 
 type point struct {
-	alloc, frag float64
-	arrivals    int
+	alloc, frag         float64
+	arrivals            int
+	lastAlloc, lastFrag float64 // after the last of the arrivals
 }
 
 // maxCurve bounds the percentages that are kept.
@@ -75,16 +76,25 @@ func (c *curve) add(r *run) {
 		*c = append(*c, slices.Repeat(curve{{}}, at+1-len(*c))...)
 	}
 	p := &(*c)[at]
-	p.alloc += r.allocation()
-	p.frag += r.fragmentation()
+	p.lastAlloc, p.lastFrag = r.allocation(), r.fragmentation()
+	p.alloc += p.lastAlloc
+	p.frag += p.lastFrag
 	p.arrivals++
 }
 
-// at is the means at a percentage, if any pod arrived there.
-func (c curve) at(percent int) (point, bool) {
-	if percent >= len(c) || c[percent].arrivals == 0 {
-		return point{}, false
+// at is the means at a percentage. In a cluster that is so small that no pod arrived there but pods arrived before and after,
+// it is what was before; ok is false when so much never arrived.
+func (c curve) at(percent int) (alloc, frag float64, ok bool) {
+	if percent >= len(c) {
+		return 0, 0, false
 	}
-	p := c[percent]
-	return point{p.alloc / float64(p.arrivals), p.frag / float64(p.arrivals), p.arrivals}, true
+	if p := c[percent]; p.arrivals > 0 {
+		return p.alloc / float64(p.arrivals), p.frag / float64(p.arrivals), true
+	}
+	for percent--; percent >= 0; percent-- {
+		if p := c[percent]; p.arrivals > 0 {
+			return p.lastAlloc, p.lastFrag, true
+		}
+	}
+	return 0, 0, false
 }

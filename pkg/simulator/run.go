@@ -48,12 +48,7 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 	if err != nil {
 		return Line{}, err
 	}
-	r := &run{
-		w: w, policy: p, nodes: w.state(p.order(order)), scores: make([]*scores, len(w.classes)), stamps: make([]int, len(w.nodes)),
-	}
-	for i := range r.nodes {
-		r.fragment += r.nodes[i].fragment
-	}
+	r := newRun(w, p, order)
 	start := time.Now()
 	for i, c := range arriving {
 		if i%checkEvery == 0 {
@@ -68,6 +63,15 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 	}
 	tell(len(arriving), len(arriving))
 	return r.line(policy, seed, load, time.Since(start)), nil
+}
+
+// newRun is a run before the first pod; order is that of the protocol.
+func newRun(w *Workload, p Policy, order []int) *run {
+	r := &run{w: w, policy: p, nodes: w.state(p.order(order)), scores: make([]*scores, len(w.classes)), stamps: make([]int, len(w.nodes))}
+	for i := range r.nodes {
+		r.fragment += r.nodes[i].fragment
+	}
+	return r
 }
 
 // arrive places a pod of the class, or drops it.
@@ -173,12 +177,12 @@ func (r *run) line(policy string, seed int64, load float64, took time.Duration) 
 		UnallocatedGPUsFinal: rounded(float64(r.w.milliGPU()-r.allocated) / float64(gpu.WholeMilliGPU)),
 		PodsPerSecond:        rounded(float64(r.pods) / max(took.Seconds(), 1e-9)), curve: r.curve,
 	}
-	if p, ok := r.curve.at(100); ok {
-		alloc, frag := rounded(p.alloc), rounded(p.frag)
-		unallocated := rounded((100 - p.alloc) / 100 * float64(r.w.gpus))
+	if a, f, ok := r.curve.at(100); ok {
+		alloc, frag := rounded(a), rounded(f)
+		unallocated := rounded((100 - a) / 100 * float64(r.w.gpus))
 		l.AllocAt100, l.FragAmountAt100, l.UnallocatedGPUsAt100 = &alloc, &frag, &unallocated
-		if p.alloc < 100 {
-			ratio := rounded(100 * p.frag / (100 - p.alloc))
+		if a < 100 {
+			ratio := rounded(100 * f / (100 - a))
 			l.FragRatioAt100 = &ratio
 		}
 	}

@@ -191,7 +191,9 @@ func clip(s string) string {
 }
 
 // Named is a row that has a name of its own.
-type Named interface{ named() (name string, line int) }
+type Named interface {
+	named() (name string, line int)
+}
 
 // Collect reads a list into memory, at most limit rows from the start, all when limit is 0. file stands in errors. That no
 // name stands twice is checked here and not by the readers, because it takes memory for every name.
