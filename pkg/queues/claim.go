@@ -173,9 +173,13 @@ func (s *Set) Claim(pod *v1.Pod, node *v1.Node) (quota.Claim, bool) {
 	}
 	c := s.claim(pod)
 	if pod.Spec.NodeName != "" {
-		c.Start = boundAt(pod)
-		if !podspec.Bound(pod) || pod.DeletionTimestamp != nil && stopped(pod) {
-			c.End = max(endOf(pod), c.Start)
+		c.Start = podspec.BoundAt(pod)
+		_, finished, stopped := podspec.Ran(pod)
+		if !podspec.Bound(pod) || pod.DeletionTimestamp != nil && stopped {
+			if finished == 0 {
+				finished = podspec.ChangedAt(pod)
+			}
+			c.End = max(finished, c.Start)
 		}
 	}
 	if node == nil {
@@ -274,46 +278,4 @@ func (s *Set) fill(c *quota.Claim, holds []Holds) {
 		c.MilliGPU += h.MilliGPU
 		c.Rate += h.Class.Rate(h.MilliGPU)
 	}
-}
-
-// boundAt is when the pod got its node.
-func boundAt(pod *v1.Pod) int64 {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == v1.PodScheduled && c.Status == v1.ConditionTrue && !c.LastTransitionTime.IsZero() {
-			return c.LastTransitionTime.Unix()
-		}
-	}
-	if t := pod.Status.StartTime; t != nil {
-		return t.Unix()
-	}
-	return pod.CreationTimestamp.Unix()
-}
-
-// stopped reports whether containers are known and all of them have ended.
-func stopped(pod *v1.Pod) bool {
-	running := func(s v1.ContainerStatus) bool { return s.State.Terminated == nil }
-	return len(pod.Status.ContainerStatuses) > 0 && !slices.ContainsFunc(pod.Status.ContainerStatuses, running) &&
-		!slices.ContainsFunc(pod.Status.InitContainerStatuses, running)
-}
-
-// endOf is when the last container of a pod that ended did; where nobody wrote that down, when its status changed last. 0 for a pod
-// of which neither is known.
-func endOf(pod *v1.Pod) int64 {
-	var end int64
-	for _, list := range [][]v1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range list {
-			if t := list[i].State.Terminated; t != nil && !t.FinishedAt.IsZero() {
-				end = max(end, t.FinishedAt.Unix())
-			}
-		}
-	}
-	if end > 0 {
-		return end
-	}
-	for _, c := range pod.Status.Conditions {
-		if !c.LastTransitionTime.IsZero() {
-			end = max(end, c.LastTransitionTime.Unix())
-		}
-	}
-	return end
 }
