@@ -39,11 +39,12 @@ func (pl *Plugin) preemptAlone(
 	}
 	priority := corev1helpers.PodPriority(pod)
 	caps, of := pl.reclaim([]*v1.Pod{pod})
-	switch {
-	case of == nil && !anyBelow(nodes, priority, inGang):
+	such := inGang
+	if of != nil { // whom priority decides about DefaultPreemption does not know
+		such = func(*v1.Pod) bool { return true }
+	}
+	if len(caps) == 0 && !anyBelow(nodes, priority, such) {
 		return nil, fwk.NewStatus(fwk.Unschedulable)
-	case of != nil && len(caps) == 0 && !anyBelow(nodes, priority, func(*v1.Pod) bool { return true }):
-		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable)
 	}
 	if err := pl.gangs.wait(ctx); err != nil {
 		return nil, fwk.AsStatus(err)

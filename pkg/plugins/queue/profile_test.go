@@ -7,10 +7,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	schedulerapi "k8s.io/kubernetes/pkg/scheduler/apis/config"
 
 	"weft.sh/weft/pkg/apis/config"
 	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/quota"
 )
 
 // TestTheShippedProfile: the order that the plugin relies on.
@@ -83,5 +85,42 @@ func TestALabelThatChangesPicksAnotherJob(t *testing.T) {
 	s.podGone(joined)
 	if len(s.jobs) != 0 || len(s.waiting) != 0 || len(s.eligible) != 0 {
 		t.Errorf("%d jobs, %d pods, %v are remembered of a pod that is gone", len(s.jobs), len(s.waiting), s.eligible)
+	}
+}
+
+// TestWhoDoesNotScheduleTellsNobody: one pod is let through to find out whether this process does.
+func TestWhoDoesNotScheduleTellsNobody(t *testing.T) {
+	s, _ := crowd(t, 1, 0, 0)
+	for i, name := range []string{"a", "b"} {
+		p := pod(name, "nobody", "")
+		p.UID = types.UID(name)
+		message := s.gate(p)
+		if (message == "") != (i == 0) {
+			t.Errorf("%s is told %q", name, message)
+		}
+		if h, ok := s.heldBack(p.UID); ok {
+			t.Errorf("%s would have the condition %q", name, h.verdict.message)
+		}
+	}
+	s.leading.Store(true)
+	for _, uid := range []types.UID{"a", "b"} {
+		if message := s.gate(s.waiting[uid].pod); message == "" {
+			t.Errorf("%s is let through", uid)
+		}
+		if h, ok := s.heldBack(uid); !ok || h.verdict.Reason != quota.QueueNotFound {
+			t.Errorf("%s is not told that its queue does not exist: %v", uid, h.verdict)
+		}
+	}
+}
+
+func TestAPodThatSomebodyElseHoldsBackIsNotLookedAt(t *testing.T) {
+	s, _ := crowd(t, 1, 0, 0)
+	s.leading.Store(true)
+	gated := pod("a", "nobody", "", func(p *v1.Pod) { p.Spec.SchedulingGates = []v1.PodSchedulingGate{{Name: "theirs"}} })
+	for _, p := range []*v1.Pod{gated, pod("b", "nobody", "", func(p *v1.Pod) { p.Spec.Containers[0].Resources = v1.ResourceRequirements{} })} {
+		p.UID = types.UID(p.Name)
+		if message := s.gate(p); message != "" || len(s.waiting) != 0 {
+			t.Errorf("%s is told %q", p.Name, message)
+		}
 	}
 }
