@@ -58,11 +58,11 @@ pods that fit are bound and no GPU is given twice. Takes less than a minute.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), out, func(ctx context.Context, r *running) error {
 				return r.cluster.Demo(ctx, r.progress, func(ctx context.Context) error {
-					objects, err := r.objects(ctx)
+					objects, queues, err := r.objects(ctx)
 					if err != nil {
 						return err
 					}
-					r.printWaiting(objects)
+					r.printWaiting(objects, queues)
 					r.progress.Printf("\nThe demo ends here; make up starts a cluster that stays, to try things in. This is where everything went:\n")
 					return r.printMap(objects)
 				})
@@ -238,6 +238,9 @@ func (o *options) up(ctx context.Context, r *running) error {
 		if err := playground.CreateGroups(ctx, r.cluster.ControlPlane.AdminConfig(), playground.DemoGroups()); err != nil {
 			return err
 		}
+		if err := playground.CreateQueues(ctx, r.cluster.ControlPlane.AdminConfig(), playground.DemoQueues()); err != nil {
+			return err
+		}
 		if err := r.place(ctx, playground.DemoPods(), true); err != nil {
 			return err
 		}
@@ -293,14 +296,14 @@ func (r *running) place(ctx context.Context, pods []playground.Pod, inOrder bool
 		playground.PrintUnschedulable(r.progress, unschedulable)
 		return nil
 	}
-	objects, err := r.objects(ctx)
+	objects, queues, err := r.objects(ctx)
 	if err != nil {
 		return err
 	}
 	// One by one they are told more of, many are summed up.
 	if len(unschedulable) <= mostReasons {
 		r.progress.Printf("")
-		r.printWaiting(objects)
+		r.printWaiting(objects, queues)
 	} else {
 		playground.PrintUnschedulable(r.progress, unschedulable)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"time"
 
 	"golang.org/x/term"
 	"k8s.io/client-go/dynamic"
@@ -14,26 +15,30 @@ import (
 )
 
 // objects reads what the cluster holds.
-func (r *running) objects(ctx context.Context) (cli.Objects, error) {
+func (r *running) objects(ctx context.Context) (cli.Objects, cli.QueueObjects, error) {
 	cfg := r.cluster.ControlPlane.AdminConfig()
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return cli.Objects{}, err
+		return cli.Objects{}, cli.QueueObjects{}, err
 	}
-	groups, err := dynamic.NewForConfig(cfg)
+	custom, err := dynamic.NewForConfig(cfg)
 	if err != nil {
-		return cli.Objects{}, err
+		return cli.Objects{}, cli.QueueObjects{}, err
 	}
 	objects, err := cli.List(ctx, client, nil)
 	if err != nil {
-		return cli.Objects{}, err
+		return cli.Objects{}, cli.QueueObjects{}, err
 	}
-	return objects, cli.ListGroups(ctx, client, groups, "", nil, &objects)
+	queues, err := cli.ListQueues(ctx, client, custom, nil)
+	if err != nil {
+		return cli.Objects{}, cli.QueueObjects{}, err
+	}
+	return objects, queues, cli.ListGroups(ctx, client, custom, "", nil, &objects)
 }
 
 // printWaiting shows the pods that wait, each with what `weft why` says of the node that is nearest to taking it, and of those of a
 // gang once what it says of all.
-func (r *running) printWaiting(objects cli.Objects) {
+func (r *running) printWaiting(objects cli.Objects, queues cli.QueueObjects) {
 	told := map[string]bool{}
 	for _, p := range objects.Pods {
 		if p.Spec.NodeName != "" || p.Spec.SchedulerName != playground.SchedulerName {
@@ -45,6 +50,10 @@ func (r *running) printWaiting(objects cli.Objects) {
 				r.progress.Printf("podgroup %s %s.\n  %s: %s (%s)\n  → %s", k.Name, g.Message, g.Reason, g.Text, g.Detail, g.Advice)
 			}
 			told[k.Name] = true
+			continue
+		}
+		if h := cli.NewQueueHold(p, queues, objects, time.Now().Unix()); h != nil {
+			r.progress.Printf("%s is held back by its queue.\n  %s: %s\n  → %s", p.Name, h.Reason, h.Message, h.WaitsFor)
 			continue
 		}
 		a := cli.NewAnswer(p, objects, playground.SchedulerName)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"weft.sh/weft/pkg/apis/weft/v1alpha1"
 	"weft.sh/weft/pkg/podgroup"
 )
 
@@ -119,6 +120,20 @@ func WaitNodesReady(ctx context.Context, cfg *rest.Config, count int, progress *
 		return fmt.Errorf("only %d of %d nodes became ready; kwok.log may say why, which --dir keeps: %w", sofar, count, errors.Join(err, context.Cause(ctx)))
 	}
 	progress.Printf("%d nodes ready after %.1fs more", sofar, time.Since(begin).Seconds())
+	return nil
+}
+
+// CreateQueues creates the Queues.
+func CreateQueues(ctx context.Context, cfg *rest.Config, queues []Queue) error {
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	for _, q := range queues {
+		if _, err := client.Resource(v1alpha1.Queues).Create(ctx, q.Object(), metav1.CreateOptions{FieldManager: fieldManager}); err != nil {
+			return fmt.Errorf("create Queue %s: %w", q.Name, err)
+		}
+	}
 	return nil
 }
 

@@ -42,6 +42,9 @@ var demoGroups = []Group{
 	{Name: "never-gang", MinMember: 5, Required: labelRack},
 }
 
+// demoQueues are the queues of the demo.
+var demoQueues = []Queue{{Name: "lab", GPUHours: "20"}}
+
 // demoJobs are created in this order. Large pods come first, so that what fits does so whatever the scheduler prefers:
 // the demo shows where things go, and is no contest in packing.
 var demoJobs = []demoJob{
@@ -52,6 +55,8 @@ var demoJobs = []demoJob{
 	{Pod: Pod{Name: "pretrain", GPUs: 8, CPUMilli: 64_000, MemoryMiB: 512 << 10, Products: []string{h100}}, copies: 1},
 	{Pod: Pod{Name: "finetune", GPUs: 4, CPUMilli: 32_000, MemoryMiB: 256 << 10, Products: []string{h100}}, copies: 1},
 	{Pod: Pod{Name: "train", GPUs: 4, CPUMilli: 16_000, MemoryMiB: 128 << 10, Products: []string{a100}}, copies: 1},
+	// Charged to a queue: 2 GPUs for 4 hours are 8 of its 20 GPU-hours.
+	{Pod: Pod{Name: "lab", Queue: "lab", Runtime: "4h", GPUs: 2, CPUMilli: 8_000, MemoryMiB: 64 << 10, Products: []string{a100}}, copies: 1},
 	// Shares with a floor on memory: 25% of an H100 would be 20 GiB.
 	{Pod: Pod{Name: "llm", Percent: 25, GPUMemory: "36Gi", CPUMilli: 8_000, MemoryMiB: 64 << 10, Products: []string{h100}}, copies: 2},
 	{Pod: Pod{Name: "sweep", GPUs: 2, CPUMilli: 8_000, MemoryMiB: 64 << 10, Products: []string{a100, h100}}, copies: 2},
@@ -77,6 +82,9 @@ var demoJobs = []demoJob{
 	{Pod: Pod{Name: "never-h100-profile", MIGProfile: "1g.20gb", MIGCount: 1, CPUMilli: 1_000}, copies: 1, never: true},
 	{Pod: Pod{Name: "never-mig-on-l4", MIGProfile: "1g.5gb", MIGCount: 1, CPUMilli: 1_000, Products: []string{l4}}, copies: 1, never: true},
 	{Pod: Pod{Name: "never-500-cpus", GPUs: 1, CPUMilli: 500_000}, copies: 1, never: true},
+	// More than the budget of the queue has at all; and a queue that does not exist.
+	{Pod: Pod{Name: "never-over-budget", Queue: "lab", Runtime: "12h", GPUs: 2, CPUMilli: 1_000, Products: []string{a100}}, copies: 1, never: true},
+	{Pod: Pod{Name: "never-queue", Queue: "lap", GPUs: 1, CPUMilli: 1_000}, copies: 1, never: true},
 	// No rack has five nodes.
 	{Pod: Pod{Name: "never-gang", Group: "never-gang", GPUs: 8, CPUMilli: 1_000, Products: []string{a100Large}}, copies: 5, never: true},
 }
@@ -108,6 +116,9 @@ func DemoPods() []Pod {
 // DemoGroups are their PodGroups.
 func DemoGroups() []Group { return slices.Clone(demoGroups) }
 
+// DemoQueues are their Queues.
+func DemoQueues() []Queue { return slices.Clone(demoQueues) }
+
 // demoTimeout is how long the scheduler may take for the demo's pods, on a machine that has other things to do too.
 const demoTimeout = 45 * time.Second
 
@@ -128,6 +139,9 @@ func (c *Cluster) Demo(ctx context.Context, progress *Progress, show func(contex
 	}
 	begin := time.Now()
 	if err := CreateGroups(ctx, cfg, demoGroups); err != nil {
+		return err
+	}
+	if err := CreateQueues(ctx, cfg, demoQueues); err != nil {
 		return err
 	}
 	if err := CreatePods(ctx, cfg, pods, true, func(int) {}); err != nil {

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"weft.sh/weft/pkg/apis/weft/v1alpha1"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
@@ -33,6 +34,26 @@ type Pod struct {
 	Products []string
 	// Group is the PodGroup that the pod is a member of; empty for none.
 	Group string
+	// Queue is the Queue that it is charged to, and Runtime how long it says it runs, a duration such as 2h; empty for neither.
+	Queue, Runtime string
+}
+
+// Queue is a Queue of weft.sh that any namespace may use, with a budget for a month that is enforced.
+type Queue struct {
+	Name string
+	// GPUHours is the budget, a quantity.
+	GPUHours string
+}
+
+// Object is the Queue to create.
+func (q Queue) Object() *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{
+		"budget": map[string]any{"gpuHours": q.GPUHours, "period": string(v1alpha1.PeriodMonth), "enforcement": string(v1alpha1.EnforceHold)},
+	}}}
+	u.SetAPIVersion(v1alpha1.SchemeGroupVersion.String())
+	u.SetKind("Queue")
+	u.SetName(q.Name)
+	return u
 }
 
 // Group is a PodGroup of scheduling.x-k8s.io in the namespace default: the pods that name it are a gang.
@@ -80,6 +101,9 @@ func (p Pod) Object() *corev1.Pod {
 	if p.GPUMemory != "" {
 		annotations[podspec.AnnotationGPUMemory] = p.GPUMemory
 	}
+	if p.Runtime != "" {
+		annotations[podspec.AnnotationRuntime] = p.Runtime
+	}
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: metav1.NamespaceDefault, Annotations: annotations},
 		Spec: corev1.PodSpec{
@@ -93,8 +117,12 @@ func (p Pod) Object() *corev1.Pod {
 			}},
 		},
 	}
+	pod.Labels = map[string]string{}
 	if p.Group != "" {
-		pod.Labels = map[string]string{podspec.LabelPodGroup: p.Group}
+		pod.Labels[podspec.LabelPodGroup] = p.Group
+	}
+	if p.Queue != "" {
+		pod.Labels[podspec.LabelQueue] = p.Queue
 	}
 	if len(p.Products) > 0 {
 		pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{

@@ -16,6 +16,7 @@ import (
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/mig"
 	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/quota"
 )
 
 // PodState is what is known of a pod that Weft places.
@@ -34,7 +35,7 @@ type PodState struct {
 
 // Counts sums up a Tracker.
 type Counts struct {
-	// Bound and Unschedulable pods have got their answer; Waiting ones have not.
+	// Bound and Unschedulable pods have got their answer, the latter also from a queue that holds them back; Waiting ones have not.
 	Bound, Unschedulable, Waiting int
 	// MilliGPU is granted to the bound pods.
 	MilliGPU int64
@@ -118,7 +119,7 @@ func state(p *corev1.Pod) PodState {
 		return s
 	}
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && (c.Reason == corev1.PodReasonUnschedulable || quota.HoldsBack(c.Reason)) {
 			s.Reason = cmp.Or(c.Message, "the scheduler gave no reason")
 		}
 	}
