@@ -47,7 +47,8 @@ func (h *history) look() {
 		}
 		ask := p.Spec.Containers[0].Resources.Limits[podspec.ResourceGPU]
 		h.pods[p.UID] = &life{
-			queue: p.Labels[podspec.LabelQueue], gpus: ask.Value(), start: p.Status.Conditions[0].LastTransitionTime.Unix(), runtimeSeconds: int64(d / time.Second),
+			queue: p.Labels[podspec.LabelQueue], gpus: ask.Value(), start: p.Status.Conditions[0].LastTransitionTime.Unix(),
+			runtimeSeconds: int64(d / time.Second),
 		}
 	}
 	for uid, l := range h.pods {
