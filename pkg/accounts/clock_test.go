@@ -8,7 +8,7 @@ import (
 func TestClock(t *testing.T) {
 	const tick = 15
 	var wall, passed int64
-	c := &clock{wall: func() int64 { return wall }, passed: func() time.Duration { return time.Duration(passed) * time.Second }}
+	c := &clock{wall: func() time.Time { return time.Unix(wall, 0) }, passed: func() time.Duration { return time.Duration(passed) * time.Second }}
 	pass := func(ticks int) {
 		for range ticks {
 			wall += tick

@@ -45,8 +45,8 @@ type Options struct {
 	// UserLabel is the pod label that names the user, Labels those that are kept for reports.
 	UserLabel string
 	Labels    []string
-	// Wall is the clock, in Unix seconds; nil for the machine's.
-	Wall func() int64
+	// Wall is the clock; nil for the machine's.
+	Wall func() time.Time
 	// Committed is called after each commit with the watermark, by the goroutine of Run; nil for nobody.
 	Committed func(ctx context.Context, epoch, asOf int64)
 }
@@ -93,7 +93,7 @@ func NewKeeper(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("the time between two commits is %v: want a second or more", o.Tick)
 	}
 	if o.Wall == nil {
-		o.Wall = func() int64 { return time.Now().Unix() }
+		o.Wall = time.Now
 	}
 	pods, started := o.Pods.Core().V1().Pods(), time.Now()
 	k := &Keeper{
@@ -122,6 +122,7 @@ func NewKeeper(o Options) (*Keeper, error) {
 		return nil, fmt.Errorf("informer of pods: %w", err)
 	}
 	k.synced = r.HasSynced
+	registerMetrics()
 	k.clock.start()
 	return k, nil
 }
@@ -191,6 +192,7 @@ func (k *Keeper) Run(ctx context.Context, holder string, least int64) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
+			failed.Inc()
 			if failures++; failures == 1 || failures%reviewEvery == 0 {
 				logger.Error(err, "The ledger cannot be written; what runs is charged when it can be", "attempts", failures)
 			}
@@ -313,6 +315,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 	k.ticks++
 	k.asOf = through
 	k.position.Store(&[2]int64{k.epoch, through})
+	watermark.Set(float64(through))
 	for _, s := range changed {
 		uid := types.UID(s.PodUID)
 		if was, ok := k.accounts[uid]; !ok || was.Number <= s.Number {
@@ -353,6 +356,7 @@ func (k *Keeper) commit(ctx context.Context, changed []ledger.Segment, through i
 		}
 		klog.FromContext(ctx).Error(err, "A pod is not charged any more; everything else is", "uid", bad.PodUID)
 		uid := types.UID(bad.PodUID)
+		refused.Inc()
 		k.refused[uid] = true
 		delete(k.accounts, uid)
 		changed = slices.DeleteFunc(changed, func(s ledger.Segment) bool { return s.PodUID == bad.PodUID })

@@ -59,7 +59,7 @@ func (w *world) start() {
 				return Terms{Queue: "q", MilliGPU: n, Rate: n, ChargeStartup: true}, true, true
 			},
 		},
-		clock:  &clock{wall: func() int64 { return w.now + w.skew }, passed: func() time.Duration { return time.Duration(w.now) * time.Second }},
+		clock:  &clock{wall: func() time.Time { return time.Unix(w.now+w.skew, 0) }, passed: func() time.Duration { return time.Duration(w.now) * time.Second }},
 		lister: corelisters.NewPodLister(w.seen), notes: map[types.UID]note{}, refused: map[types.UID]bool{}, leads: true,
 	}
 	w.deaf = false

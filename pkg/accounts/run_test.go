@@ -117,6 +117,7 @@ type site struct {
 }
 
 func newSite(t *testing.T) *site {
+	time.Sleep(500 * time.Millisecond) // whatever follows is in the midst of a second
 	return &site{t: t, store: &memory{rows: map[string]map[int32]ledger.Segment{}}, client: fake.NewClientset()}
 }
 
@@ -194,7 +195,7 @@ func TestALedgerThatIsAwayForAnHour(t *testing.T) {
 		go func() { ended <- k.Run(ctx, "test", 7) }()
 		s.bind("before")
 		s.bind("throughout")
-		time.Sleep(time.Minute)
+		time.Sleep(65 * time.Second) // between two ticks
 		synctest.Wait()
 		s.want("before", fmt.Sprintf("0 run %d..open", start))
 		if epoch, asOf := k.Position(); epoch != 8 || asOf != start+60-lag {
@@ -224,15 +225,15 @@ func TestALedgerThatIsAwayForAnHour(t *testing.T) {
 		s.store.mu.Unlock()
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
-		s.want("before", run(start, start+660, "containers"))
-		s.want("deleted", run(start+660, start+1860, "deleted"))
-		s.want("finished", run(start+660, start+1860, "containers"))
+		s.want("before", run(start, start+665, "containers"))
+		s.want("deleted", run(start+665, start+1865, "deleted"))
+		s.want("finished", run(start+665, start+1865, "containers"))
 		s.want("throughout", fmt.Sprintf("0 run %d..open", start))
-		if _, asOf := k.Position(); asOf < start+3660 {
+		if _, asOf := k.Position(); asOf < start+3665 {
 			t.Errorf("as of %d", asOf-start)
 		}
 		for row := range s.store.Segments(ctx, ledger.Query{PodUID: "throughout"}) {
-			if row.Through < start+3660 {
+			if row.Through < start+3665 {
 				t.Errorf("charged to %d", row.Through-start)
 			}
 		}
