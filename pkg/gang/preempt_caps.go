@@ -1,6 +1,7 @@
 package gang
 
 import (
+	"iter"
 	"slices"
 
 	"weft.sh/weft/pkg/fit"
@@ -65,20 +66,54 @@ func (s *search) over() bool {
 }
 
 func (s *search) exceeds(group int) bool {
-	taken, most := s.taken[group], s.caps.MilliGPU[group]
+	return s.caps.exceeded(group, s.taken[group], func(yield func(int64) bool) {
+		for u, gone := range s.vacancy.gone {
+			if gone && !yield(s.takesOf(u, group)) {
+				return
+			}
+		}
+	})
+}
+
+// exceeded reports whether more is taken of the group than its cap allows; takes are what the units take.
+func (c Caps) exceeded(group int, taken int64, takes iter.Seq[int64]) bool {
+	most := c.MilliGPU[group]
 	if taken <= max(0, most) {
 		return false
 	}
-	if !s.caps.Straddle || most <= 0 {
+	if !c.Straddle || most <= 0 {
 		return true
 	}
 	largest := int64(0)
-	for u, gone := range s.vacancy.gone {
-		if gone {
-			largest = max(largest, s.takesOf(u, group))
-		}
+	for n := range takes {
+		largest = max(largest, n)
 	}
 	return taken-largest >= most
+}
+
+// Allow reports whether all of the units, indices into all, may leave together.
+func (c Caps) Allow(all []Unit, units []int) bool {
+	pr := newPricer(all, nil)
+	pr.cap(c)
+	if slices.ContainsFunc(units, func(u int) bool { return pr.barred[u] }) {
+		return false
+	}
+	t := pr.tally()
+	for _, u := range units {
+		t.count(u, 1)
+	}
+	for g, taken := range t.taken {
+		if c.exceeded(g, taken, func(yield func(int64) bool) {
+			for _, u := range units {
+				if !yield(pr.takesOf(u, g)) {
+					return
+				}
+			}
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // takesOf is what the unit counts against the cap of the group.

@@ -67,6 +67,39 @@ func owe(r *rand.Rand, units []Unit) Caps {
 	return caps
 }
 
+// TestCapsAllow: any set of units may leave just where the caps, as documented, say so.
+func TestCapsAllow(t *testing.T) {
+	yes := 0
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(5, seed))
+		units := make([]Unit, 1+r.IntN(5))
+		for u := range units {
+			units[u].Pods = make([]Occupant, 1+r.IntN(2))
+		}
+		caps := owe(r, units)
+		caps.Straddle = r.IntN(2) == 0
+		var set []int
+		for u := range units {
+			if r.IntN(2) == 0 {
+				set = append(set, u)
+			}
+		}
+		want := keepsTo(caps, units, set)
+		if got := caps.Allow(units, set); got != want {
+			t.Fatalf("seed %d: %v of %+v under %+v: allowed %t, want %t", seed, set, units, caps, got, want)
+		}
+		if want && len(set) > 1 {
+			yes++
+		}
+	}
+	if yes < 20 {
+		t.Errorf("only %d sets of several units were allowed", yes)
+	}
+	if (Caps{}).Allow([]Unit{{Pods: []Occupant{{Groups: []int{0}}}}}, []int{0}) {
+		t.Error("a unit of a group without a cap may leave")
+	}
+}
+
 // Reclaim takes back with the fewest lost hours: on instances of up to 12 units no set of units that keeps to the caps and
 // makes room is cheaper.
 func TestReclaimLosesTheFewestHours(t *testing.T) {

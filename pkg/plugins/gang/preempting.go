@@ -123,10 +123,7 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 		}
 		at, there, status := then.verify(ctx, res)
 		if status.IsSuccess() {
-			if queues := q.pl.gangs.options.Queues; queues != nil && len(found.victims) > 0 {
-				queues.Promise(q.pods, found.victims) // the callers evict them
-			}
-			return found, nil
+			return q.promised(found), nil
 		}
 		if !status.IsRejected() {
 			return nil, status.AsError()
@@ -136,16 +133,25 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 			considered[u] = true
 		}
 	}
-	if len(considered) == 0 || len(caps) > 0 {
-		return nil, nil // of several plans' victims together more might be taken than the caps allow
+	if len(considered) == 0 {
+		return nil, nil
 	}
-	return later.makeRoomOneByOne(ctx, limits, units, pods, considered, leaving)
+	return later.makeRoomOneByOne(ctx, limits, units, pods, considered, leaving, caps)
+}
+
+// promised is the room, of which the queues are told: the callers evict the victims.
+func (q *question) promised(r *room) *room {
+	if queues := q.pl.gangs.options.Queues; queues != nil && len(r.victims) > 0 {
+		queues.Promise(q.pods, r.victims)
+	}
+	return r
 }
 
 // makeRoomOneByOne is makeRoom for members that are in each other's way: they are placed one by one on what would be free without all
-// the units that plans would have had leave, and then of those as many stay as can, the most important first.
+// the units that plans would have had leave, and then of those as many stay as can, the most important first. The surplus of a gang
+// does not stay without what it is surplus of: it would hold its GPUs for nothing.
 func (q *question) makeRoomOneByOne(
-	ctx context.Context, limits [][]int, units []gang.Unit, pods [][]*v1.Pod, considered map[int]bool, leaving []*v1.Pod,
+	ctx context.Context, limits [][]int, units []gang.Unit, pods [][]*v1.Pod, considered map[int]bool, leaving []*v1.Pod, caps []int64,
 ) (*room, error) {
 	leave := slices.Sorted(maps.Keys(considered))
 	then, status := q.after(ctx, podsOf(pods, leave))
@@ -156,11 +162,21 @@ func (q *question) makeRoomOneByOne(
 	if res == nil {
 		return nil, err
 	}
-	order := slices.Clone(leave)
+	order, rest := slices.Clone(leave), map[gang.Key]int{}
+	for _, u := range leave {
+		if k := units[u].Gang; k != (gang.Key{}) && !units[u].Surplus {
+			rest[k] = u
+		}
+	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		return cmp.Or(cmp.Compare(units[b].Priority, units[a].Priority), cmp.Compare(units[b].LostMilliGPUSeconds, units[a].LostMilliGPUSeconds))
 	})
-	for _, u := range order {
+	tried := map[int]bool{}
+	for _, u := range slices.Concat(order, order) { // once more for surplus that came before the rest of its gang, which stays
+		if r, ok := rest[units[u].Gang]; tried[u] || ok && units[u].Surplus && slices.Contains(leave, r) {
+			continue
+		}
+		tried[u] = true
 		fewer := slices.DeleteFunc(slices.Clone(leave), func(other int) bool { return other == u })
 		then, status := q.after(ctx, podsOf(pods, fewer))
 		if !status.IsSuccess() {
@@ -174,7 +190,11 @@ func (q *question) makeRoomOneByOne(
 			leave, res = fewer, same
 		}
 	}
-	return &room{of: q, result: res, victims: podsOf(pods, leave), leaving: leaving}, nil
+	if !(gang.Caps{MilliGPU: caps, Straddle: true}).Allow(units, leave) {
+		return nil, nil // of several plans' victims together more is taken
+	}
+	owed := slices.ContainsFunc(leave, func(u int) bool { return units[u].Owed })
+	return q.promised(&room{of: q, result: res, victims: podsOf(pods, leave), leaving: leaving, reclaimed: owed}), nil
 }
 
 // mayPreempt reports whether no member forbids it.
