@@ -82,7 +82,7 @@ func TestPublishedResultsAreReproduced(t *testing.T) {
 	}
 	type sum struct{ alloc, frag float64 }
 	sums := map[string]*sum{}
-	lineup := Lineup{Load: 1.3, Policies: []string{"dotprod", "gpuclustering", "gpupacking", "bestfit", "fgd"}}
+	lineup := Lineup{Load: 1.3, Policies: []string{"random", "dotprod", "gpuclustering", "gpupacking", "bestfit", "fgd"}}
 	for _, list := range lists {
 		lineup.Workloads = append(lineup.Workloads, openb(t, list))
 	}
@@ -107,8 +107,11 @@ func TestPublishedResultsAreReproduced(t *testing.T) {
 	}
 	for _, policy := range lineup.Policies {
 		tolerance := 0.02
-		if policy == "fgd" {
+		switch policy {
+		case "fgd":
 			tolerance = 0.1
+		case "random": // draws of its own: means of ten differ by chance
+			tolerance = 0.25
 		}
 		var largest, largestFrag float64
 		var where string

@@ -105,9 +105,6 @@ func NewWorkload(name string, nodes []trace.Node, pods []trace.Pod) (*Workload, 
 // TooLarge is the number of pods of the list that fit no node even when it is empty.
 func (w *Workload) TooLarge() int { return w.tooLarge }
 
-// GPUs is the number of GPUs of the nodes.
-func (w *Workload) GPUs() int { return w.gpus }
-
 func (w *Workload) milliGPU() int64 { return int64(w.gpus) * gpu.WholeMilliGPU }
 
 // maxArrivals bounds a run: the trace has some ten thousand.
