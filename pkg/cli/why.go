@@ -134,6 +134,9 @@ func (s *shell) read(ctx context.Context, client kubernetes.Interface, pod *v1.P
 
 // explainQueue adds what the pod's queue says. Who may not read queues still learns the rest.
 func (s *shell) explainQueue(ctx context.Context, client kubernetes.Interface, pod *v1.Pod, o Objects, a *Answer) error {
+	if a.Verdict == VerdictOtherScheduler {
+		return nil // which knows no queues
+	}
 	d, err := s.dynamic()
 	if err != nil {
 		return err
