@@ -74,7 +74,7 @@ func TestOpenbPods(t *testing.T) {
 			in:   trace.Pod{GPUs: 1, MilliGPU: 460, Models: []string{"V100M32", "T4", "T4"}},
 			want: Pod{Percent: 46, Count: 1, Products: []string{"T4", "V100M32"}},
 		},
-		"a share that is no whole percent is rounded up":       {in: trace.Pod{GPUs: 1, MilliGPU: 1}, want: Pod{Percent: 1, Count: 1}, rounded: 1},
+		"a share that is no whole percent is rounded up":      {in: trace.Pod{GPUs: 1, MilliGPU: 1}, want: Pod{Percent: 1, Count: 1}, rounded: 1},
 		"one that is all but a GPU becomes a hundred percent": {in: trace.Pod{GPUs: 1, MilliGPU: 991}, want: Pod{Percent: 100, Count: 1}, rounded: 1},
 		"one that is a whole percent stays":                   {in: trace.Pod{GPUs: 1, MilliGPU: 990}, want: Pod{Percent: 99, Count: 1}},
 	}

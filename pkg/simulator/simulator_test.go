@@ -20,6 +20,15 @@ import (
 // small is a workload made up from a seed: a dozen nodes of three types, and a few hundred pods of every kind.
 func small(t testing.TB, seed int64) *Workload {
 	t.Helper()
+	nodes, pods := smallLists(seed)
+	w, err := NewWorkload(fmt.Sprintf("small-%d", seed), nodes, pods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func smallLists(seed int64) (nodes []trace.Node, pods []trace.Pod) {
 	r := rand.New(rand.NewSource(seed))
 	shapes := []trace.Node{
 		{MilliCPU: 32_000, MemoryMiB: 131_072, GPUs: 2, Model: "T4"},
@@ -27,7 +36,6 @@ func small(t testing.TB, seed int64) *Workload {
 		{MilliCPU: 64_000, MemoryMiB: 262_144, GPUs: 4, Model: "T4"},
 		{MilliCPU: 16_000, MemoryMiB: 65_536},
 	}
-	var nodes []trace.Node
 	for i := range 12 {
 		n := shapes[(i+r.Intn(2))%len(shapes)]
 		n.Name = fmt.Sprintf("node-%d", i)
@@ -46,18 +54,12 @@ func small(t testing.TB, seed int64) *Workload {
 		{MilliCPU: 1_000, MemoryMiB: 1_024, GPUs: 2, MilliGPU: 400},
 		{MilliCPU: 60_000, MemoryMiB: 65_536, GPUs: 8, MilliGPU: 1000, Models: []string{"A10"}},
 	}
-	var pods []trace.Pod
 	for i := range 60 {
 		p := classes[r.Intn(len(classes))]
 		p.Name = fmt.Sprintf("pod-%03d", i)
 		pods = append(pods, p)
 	}
-	pods = append(pods, trace.Pod{Name: "zzz", MilliCPU: 1_000, GPUs: 1, MilliGPU: 100})
-	w, err := NewWorkload(fmt.Sprintf("small-%d", seed), nodes, pods)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w
+	return nodes, append(pods, trace.Pod{Name: "zzz", MilliCPU: 1_000, GPUs: 1, MilliGPU: 100})
 }
 
 // TestTheSameSeedGivesTheSameLines: whatever the number of processors, and whatever runs beside.
@@ -257,6 +259,34 @@ func TestPluginDecidesAsTheCoreAlone(t *testing.T) {
 				t.Error(c)
 			}
 		}
+	}
+}
+
+// TestTheOrderOfTheListsDoesNotMatter: only the names decide what is drawn.
+func TestTheOrderOfTheListsDoesNotMatter(t *testing.T) {
+	one := func(reverse bool) []Line {
+		nodes, pods := smallLists(5)
+		if reverse {
+			slices.Reverse(nodes)
+			slices.Reverse(pods)
+		}
+		w, err := NewWorkload("w", nodes, pods)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []Line
+		for _, policy := range PolicyNames() {
+			l, err := simulate(t.Context(), w, policy, 1, 1.3, func(int, int) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.PodsPerSecond = 0
+			out = append(out, l)
+		}
+		return out
+	}
+	if diff := cmp.Diff(one(false), one(true), cmp.AllowUnexported(Line{}, point{})); diff != "" {
+		t.Error(diff)
 	}
 }
 
