@@ -25,7 +25,7 @@ import (
 	"weft.sh/weft/pkg/ledger/ledgerhttp"
 )
 
-// ledgerEnv is the variable that --ledger has its default from.
+// ledgerEnv is the variable that counts where --ledger is not given.
 const ledgerEnv = "WEFT_LEDGER"
 
 // The controller as the manifests install it: the Lease of its leader, its Deployment and the name of its port.
@@ -41,7 +41,7 @@ type ledgerSource struct {
 
 func (l *ledgerSource) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&l.dsn, "ledger", os.Getenv(ledgerEnv),
+	f.StringVar(&l.dsn, "ledger", "",
 		"Where the ledger is: a file of SQLite, postgres://…, or https://… of weft-controller; the default is $"+ledgerEnv+", else weft-controller in the cluster")
 	f.StringVar(&l.tokenFile, "ledger-token-file", "", "A file with the bearer token for --ledger https://…")
 	f.StringVar(&l.caFile, "ledger-ca-file", "", "A file with the certificates of authorities for --ledger https://…, besides those of the system")
@@ -50,6 +50,9 @@ func (l *ledgerSource) addFlags(cmd *cobra.Command) {
 
 // open is the ledger, to read, and what closes it.
 func (l *ledgerSource) open(ctx context.Context, s *shell) (ledgerhttp.Reader, func(), error) {
+	if l.dsn == "" {
+		l.dsn = os.Getenv(ledgerEnv) // not the flag's default, which help would print with its password
+	}
 	scheme, _, found := strings.Cut(l.dsn, "://")
 	switch remote := found && (scheme == "https" || scheme == "http"); {
 	case remote:

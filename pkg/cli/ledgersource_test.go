@@ -300,6 +300,26 @@ func TestWhereThereIsNoLedger(t *testing.T) {
 	}
 }
 
+// TestTheVariableNamesTheLedger: and its password is not printed.
+func TestTheVariableNamesTheLedger(t *testing.T) {
+	path := randomLedger(t, 9)
+	want, err := weft(t, "report", "--from", "1970", "--ledger", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(ledgerEnv, path)
+	if got, err := weft(t, "report", "--from", "1970"); err != nil || got != want {
+		t.Errorf("%v\n%s", err, got)
+	}
+	t.Setenv(ledgerEnv, "postgres://weft:secret@127.0.0.1:1/weft")
+	if help, err := weft(t, "report", "--help"); err != nil || strings.Contains(help, "secret") {
+		t.Errorf("%v\n%s", err, help)
+	}
+	if _, err := weft(t, "report"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestCredentialsStayWhereTheyBelong: those of the kubeconfig are not sent to an address that is named, nor any where that redirects.
 func TestCredentialsStayWhereTheyBelong(t *testing.T) {
 	var sent atomic.Value
