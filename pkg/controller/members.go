@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -31,7 +33,7 @@ func memberOf(p *v1.Pod) gang.MemberState {
 			}
 		case c.Status == v1.ConditionFalse:
 			m.Refused = c.Message
-			m.BindFailed = c.Reason == v1.PodReasonSchedulerError
+			m.BindFailed = BindFailed(c)
 		}
 	}
 	asked := time.Time{} // when somebody asked for its deletion
@@ -54,6 +56,17 @@ func memberOf(p *v1.Pod) gang.MemberState {
 		m.Ended = asked
 	}
 	return m
+}
+
+// bindings are how the scheduler's framework begins the message of a condition when it had a place for the pod and PreBind or Bind
+// failed. Nothing else in the condition tells that from errors before there was a place.
+var bindings = []string{"running Bind plugin ", "running PreBind plugin "}
+
+// BindFailed reports whether the condition PodScheduled of a pod without a node says that binding it failed. What an extender that
+// binds says is not known, nor that of a scheduler which is not built on the framework.
+func BindFailed(c *v1.PodCondition) bool {
+	return c.Status == v1.ConditionFalse && c.Reason == v1.PodReasonSchedulerError &&
+		slices.ContainsFunc(bindings, func(begin string) bool { return strings.HasPrefix(c.Message, begin) })
 }
 
 // ran reports whether the pod's containers run, or did.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -24,17 +25,33 @@ func TestMemberOf(t *testing.T) {
 	scheduled := v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue, LastTransitionTime: stamp(5)}
 	notReady := v1.PodCondition{Type: v1.PodReady, Status: v1.ConditionFalse, LastTransitionTime: stamp(51)}
 	terminated := []v1.ContainerStatus{{State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{FinishedAt: stamp(50)}}}}
+	scheduling := func(reason, message string) func(p *v1.Pod) {
+		return func(p *v1.Pod) {
+			p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: reason, Message: message}}
+		}
+	}
 	for name, c := range map[string]struct {
 		pod  func(p *v1.Pod)
 		want gang.MemberState
 	}{
-		"a new pod": {func(*v1.Pod) {}, gang.MemberState{}},
-		"the scheduler has no place": {func(p *v1.Pod) {
-			p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: "no room"}}
-		}, gang.MemberState{Refused: "no room"}},
-		"binding it failed": {func(p *v1.Pod) {
-			p.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonSchedulerError, Message: "timeout"}}
-		}, gang.MemberState{Refused: "timeout", BindFailed: true}},
+		"a new pod":                  {func(*v1.Pod) {}, gang.MemberState{}},
+		"the scheduler has no place": {scheduling(v1.PodReasonUnschedulable, "no room"), gang.MemberState{Refused: "no room"}},
+		"binding it failed": {
+			scheduling(v1.PodReasonSchedulerError, `running Bind plugin "GPUFit": timeout`),
+			gang.MemberState{Refused: `running Bind plugin "GPUFit": timeout`, BindFailed: true},
+		},
+		"what comes before the binding failed": {
+			scheduling(v1.PodReasonSchedulerError, `running PreBind plugin "VolumeBinding": timeout`),
+			gang.MemberState{Refused: `running PreBind plugin "VolumeBinding": timeout`, BindFailed: true},
+		},
+		"the scheduler erred before it had a place": {
+			scheduling(v1.PodReasonSchedulerError, `running PreFilter plugin "Gang": UnknownTopology: ...`),
+			gang.MemberState{Refused: `running PreFilter plugin "Gang": UnknownTopology: ...`},
+		},
+		"others are quoted": {
+			scheduling(v1.PodReasonSchedulerError, `running Reserve plugin "X": running Bind plugin "Y"`),
+			gang.MemberState{Refused: `running Reserve plugin "X": running Bind plugin "Y"`},
+		},
 		"bound": {func(p *v1.Pod) {
 			p.Spec.NodeName, p.Status.Conditions = "n", []v1.PodCondition{scheduled}
 		}, gang.MemberState{Bound: at(5)}},
@@ -72,6 +89,37 @@ func TestMemberOf(t *testing.T) {
 			c.want.Name, c.want.UID = "w", "u"
 			if diff := cmp.Diff(c.want, memberOf(p), cmpopts.IgnoreUnexported(gang.MemberState{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestOnlyAFailedBindingEvicts: a gang that is to leave when a member cannot be bound runs on when the scheduler says something else.
+func TestOnlyAFailedBindingEvicts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		message string
+		evict   int
+	}{
+		"binding fails":             {`running Bind plugin "GPUFit": binding pod ns/w-2 to node a: timeout`, 2},
+		"the PodGroup is wrong now": {`running PreFilter plugin "Gang": InvalidGang: the PodGroup is invalid`, 0},
+		"its place was given back":  {`running Reserve plugin "Gang": the plan was given back`, 0},
+		"nobody knows what":         {"timeout", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pods := []*v1.Pod{{}, {}, {}}
+			for i, p := range pods {
+				p.Name, p.CreationTimestamp = fmt.Sprintf("w-%d", i), metav1.NewTime(at(0))
+				p.Spec.NodeName, p.Status.Phase = "n", v1.PodRunning
+			}
+			pods[2].Spec.NodeName, pods[2].Status.Phase = "", v1.PodPending
+			pods[2].Status.Conditions = []v1.PodCondition{{
+				Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonSchedulerError, Message: tt.message,
+			}}
+			spec := gang.Spec{Min: 2, Lost: gang.LostReplace, Partial: gang.PartialLeave, Grace: time.Minute}
+			members := membersOf(pods, func(string) bool { return true })
+			s, _ := gang.Judge(spec, members, gang.Status{Phase: gang.PhaseRunning, Scheduled: 2, Running: 2}, at(10))
+			if _, next := gang.Judge(spec, members, s, at(130)); len(next.Evict) != tt.evict {
+				t.Errorf("%d are evicted, want %d: %+v", len(next.Evict), tt.evict, next)
 			}
 		})
 	}

@@ -34,7 +34,7 @@ func (c *gangCluster) lose(ns, name string) {
 // unbindable says of the pod what a scheduler says that could not bind it.
 func (c *gangCluster) unbindable(ns, name string) {
 	c.t.Helper()
-	body := fmt.Sprintf(`{"status":{"conditions":[{"type":"PodScheduled","status":"False","reason":%q,"message":"binding failed"}]}}`, corev1.PodReasonSchedulerError)
+	body := fmt.Sprintf(`{"status":{"conditions":[{"type":"PodScheduled","status":"False","reason":%q,"message":"running Bind plugin \"GPUFit\": timeout"}]}}`, corev1.PodReasonSchedulerError)
 	_, err := c.client.CoreV1().Pods(ns).Patch(c.t.Context(), name, types.StrategicMergePatchType, []byte(body), metav1.PatchOptions{}, "status")
 	if err != nil {
 		c.t.Fatal(err)

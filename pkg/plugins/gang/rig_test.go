@@ -105,10 +105,12 @@ func newRig(t *testing.T, nodes []*v1.Node) *rig {
 
 // trouble is a plugin that fails where a test wants it to; a nil function never does.
 type trouble struct {
-	preFilter, reserve func(pod string) *fwk.Status
-	filter             func(pod, node string) *fwk.Status
+	preFilter, reserve, preBind func(pod string) *fwk.Status
+	filter                      func(pod, node string) *fwk.Status
 	// asked is told of each node that a plan asks about.
 	asked func(pod string)
+	// holdsBack says whom PreEnqueue does not let go.
+	holdsBack func(pod string) bool
 }
 
 func (*trouble) Name() string { return "Trouble" }
@@ -138,6 +140,27 @@ func (p *trouble) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ st
 		return nil
 	}
 	return p.reserve(pod.Name)
+}
+
+func (p *trouble) PreEnqueue(_ context.Context, pod *v1.Pod) *fwk.Status {
+	if p.holdsBack == nil || !p.holdsBack(pod.Name) {
+		return nil
+	}
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "held back")
+}
+
+func (p *trouble) PreBindPreFlight(context.Context, fwk.CycleState, *v1.Pod, string) (*fwk.PreBindPreFlightResult, *fwk.Status) {
+	if p.preBind == nil {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	return nil, nil
+}
+
+func (p *trouble) PreBind(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) *fwk.Status {
+	if p.preBind == nil {
+		return nil
+	}
+	return p.preBind(pod.Name)
 }
 
 func (*trouble) Unreserve(context.Context, fwk.CycleState, *v1.Pod, string) {}
