@@ -48,7 +48,8 @@ func TestCharge(t *testing.T) {
 		},
 		"a new price begins a new segment at the watermark": {
 			[]step{
-				{with(func(o *Observation) { o.Running = 100 }), 130}, {with(func(o *Observation) { o.Running, o.Terms = 100, dearer }), 145},
+				{with(func(o *Observation) { o.Running = 100 }), 130},
+				{with(func(o *Observation) { o.Running, o.Terms = 100, dearer }), 145},
 				{with(func(o *Observation) { o.Running, o.Terms, o.End, o.Evidence = 100, dearer, 150, ByContainers }), 160},
 			},
 			[]string{"0 run 100..145 terms", "1 run at 4000 145..150 containers"},

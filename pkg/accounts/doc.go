@@ -21,5 +21,6 @@
 // A tick charges what runs up to the watermark. The kubelet tells late that a container ended, so a segment that is closed may
 // end before the moment to which it had been charged: closing corrects it, once. A closed segment never changes.
 //
-// The functions are pure; package controller feeds them.
+// Observe and Charge are pure. A [Keeper] feeds them with what the informer of pods says, and commits what comes of it: one that leads.
+// Others only note which pods went lately, which is what they know better than the ledger when they take over.
 package accounts

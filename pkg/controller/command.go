@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -115,8 +116,7 @@ is not installed, it says so and waits until it is.`,
 	f.StringVar(&c.leaseNamespace, "leader-elect-namespace", c.leaseNamespace, "namespace of the Lease")
 	f.StringSliceVar(&c.schedulers, "scheduler-names", c.schedulers,
 		"spec.schedulerName of the pods whose gangs are looked after; gangs of other schedulers are left alone")
-	f.StringVar(&c.ledger.dsn, "ledger", c.ledger.dsn,
-		"the ledger: a file for SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts; empty keeps no ledger and no statuses of queues")
+	addLedgerFlag(f, &c.ledger.dsn, "; empty keeps no ledger and no statuses of queues")
 	f.DurationVar(&c.ledger.tick, "ledger-tick", c.ledger.tick, "time between two commits of the ledger, at least 1s")
 	f.DurationVar(&c.ledger.retention, "ledger-retention", c.ledger.retention,
 		"how long the rows of pods are kept, at least 2160h (90 days); afterwards hours, days and months are")
@@ -154,8 +154,14 @@ func verifyCommand(dsn string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "ledger", dsn, "the ledger: a file of SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts")
+	addLedgerFlag(cmd.Flags(), &dsn, "")
 	return cmd
+}
+
+// addLedgerFlag adds the flag with what dsn is for a default, which the help does not show: it may have a password.
+func addLedgerFlag(f *pflag.FlagSet, dsn *string, more string) {
+	f.StringVar(dsn, "ledger", *dsn, "the ledger: a file for SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts"+more)
+	f.Lookup("ledger").DefValue = defaultLedger
 }
 
 // version says what was built, and from what.

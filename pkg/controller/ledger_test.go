@@ -108,3 +108,16 @@ func TestPassesAreNotQueued(t *testing.T) {
 		t.Errorf("the next pass is for %v", got)
 	}
 }
+
+// TestHelpKeepsThePassword: the variable has the DSN, so that it stands nowhere else.
+func TestHelpKeepsThePassword(t *testing.T) {
+	t.Setenv(ledgerEnv, "postgres://weft:secret@db/weft")
+	for _, cmd := range append(NewCommand().Commands(), NewCommand()) {
+		if help := cmd.UsageString(); strings.Contains(help, "secret") {
+			t.Errorf("%s --help shows it:\n%s", cmd.Name(), help)
+		}
+		if f := cmd.Flags().Lookup("ledger"); f != nil && f.Value.String() != "postgres://weft:secret@db/weft" {
+			t.Errorf("%s takes the ledger %q", cmd.Name(), f.Value)
+		}
+	}
+}

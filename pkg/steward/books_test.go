@@ -38,7 +38,8 @@ func TestPeriods(t *testing.T) {
 			[]step{{"2026-11-10 12:00:00", nil, "2026-11-10 0 0"}, {"2026-11-11 12:00:00", nil, "2026-11-11 0 0"}},
 		},
 		"what is left is carried, up to its part of the grant": {
-			budget("10", v1alpha1.PeriodDay, rollover(50)), []use{{"team", 1, at("2026-11-10 00:00:00"), at("2026-11-10 08:00:00")}},
+			budget("10", v1alpha1.PeriodDay, rollover(50)),
+			[]use{{"team", 1, at("2026-11-10 00:00:00"), at("2026-11-10 08:00:00")}},
 			[]step{
 				{"2026-11-10 12:00:00", nil, "2026-11-10 8 0"}, // nothing is known of the day before
 				{"2026-11-11 00:00:10", nil, "2026-11-11 0 2"},
@@ -47,7 +48,8 @@ func TestPeriods(t *testing.T) {
 			},
 		},
 		"nobody kept the ledger for days": {
-			budget("10", v1alpha1.PeriodDay, rollover(100)), []use{
+			budget("10", v1alpha1.PeriodDay, rollover(100)),
+			[]use{
 				{"team", 1, at("2026-11-10 00:00:00"), at("2026-11-10 09:00:00")}, // leaves 1
 				{"team", 2, at("2026-11-11 00:00:00"), at("2026-11-11 05:00:00")}, // of 11 leaves 1
 				{"team", 2, at("2026-11-12 00:00:00"), at("2026-11-12 04:00:00")}, // of 11 leaves 3
@@ -59,23 +61,28 @@ func TestPeriods(t *testing.T) {
 			[]step{{"2020-11-10 12:00:00", nil, "2020-11-10 0 0"}, {"2026-11-13 12:00:00", nil, "2026-11-13 0 0"}},
 		},
 		"the watermark lies before the turn, and what is left over is not used up yet": {
-			budget("10", v1alpha1.PeriodDay, rollover(100)), []use{{"team", 3, at("2026-11-10 23:00:00"), at("2026-11-11 01:00:00")}},
+			budget("10", v1alpha1.PeriodDay, rollover(100)),
+			[]use{{"team", 3, at("2026-11-10 23:00:00"), at("2026-11-11 01:00:00")}},
 			[]step{{"2026-11-10 23:59:58", nil, "2026-11-10 2.998 0"}, {"2026-11-11 00:00:13", nil, "2026-11-11 0.011 7"}},
 		},
 		"a day where the budget is": {
-			budget("10", v1alpha1.PeriodDay, zone("America/New_York"), rollover(100)), []use{{"team", 1, at("2026-11-11 04:00:00"), at("2026-11-11 06:00:00")}},
+			budget("10", v1alpha1.PeriodDay, zone("America/New_York"), rollover(100)),
+			[]use{{"team", 1, at("2026-11-11 04:00:00"), at("2026-11-11 06:00:00")}},
 			[]step{{"2026-11-11 04:59:00", nil, "2026-11-10 0.983 0"}, {"2026-11-11 06:00:00", nil, "2026-11-11 1 9"}},
 		},
 		"a month with another clock than the one before": {
-			budget("1000", v1alpha1.PeriodMonth, zone("Europe/Berlin"), rollover(100)), []use{{"team", 1, at("2026-09-30 22:00:00"), at("2026-10-31 23:00:00")}},
+			budget("1000", v1alpha1.PeriodMonth, zone("Europe/Berlin"), rollover(100)),
+			[]use{{"team", 1, at("2026-09-30 22:00:00"), at("2026-10-31 23:00:00")}},
 			[]step{{"2026-10-31 22:59:59", nil, "2026-10-01 745 0"}, {"2026-10-31 23:00:00", nil, "2026-11-01 0 255"}},
 		},
 		"without an end": {
-			budget("10", v1alpha1.PeriodNone, rollover(100)), []use{{"team", 1, at("2020-01-01 00:00:00"), at("2020-01-01 02:00:00")}},
+			budget("10", v1alpha1.PeriodNone, rollover(100)),
+			[]use{{"team", 1, at("2020-01-01 00:00:00"), at("2020-01-01 02:00:00")}},
 			[]step{{"2026-11-10 12:00:00", nil, "1970-01-01 2 0"}, {"2027-11-10 12:00:00", nil, "1970-01-01 2 0"}},
 		},
 		"a day becomes a month, and what was carried is not the month's": {
-			budget("10", v1alpha1.PeriodDay, rollover(100)), []use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
+			budget("10", v1alpha1.PeriodDay, rollover(100)),
+			[]use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
 			[]step{
 				{"2026-11-09 12:00:00", nil, "2026-11-09 6 0"},
 				{"2026-11-10 12:00:00", nil, "2026-11-10 0 4"},
@@ -84,7 +91,8 @@ func TestPeriods(t *testing.T) {
 			},
 		},
 		"a month becomes a day": {
-			budget("10", v1alpha1.PeriodMonth, rollover(100)), []use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
+			budget("10", v1alpha1.PeriodMonth, rollover(100)),
+			[]use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
 			[]step{
 				{"2026-11-09 12:00:00", nil, "2026-11-01 6 0"},
 				{"2026-11-09 12:00:15", func(b *v1alpha1.Budget) { b.Period = v1alpha1.PeriodDay }, "2026-11-09 6 0"},
@@ -99,7 +107,8 @@ func TestPeriods(t *testing.T) {
 			},
 		},
 		"what was used above the limit is not owed": {
-			budget("1", v1alpha1.PeriodDay, rollover(100)), []use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
+			budget("1", v1alpha1.PeriodDay, rollover(100)),
+			[]use{{"team", 1, at("2026-11-09 00:00:00"), at("2026-11-09 06:00:00")}},
 			[]step{{"2026-11-09 12:00:00", nil, "2026-11-09 6 0"}, {"2026-11-10 12:00:00", nil, "2026-11-10 0 0"}},
 		},
 	} {
@@ -135,8 +144,13 @@ func TestSubtrees(t *testing.T) {
 	b := budget("100", v1alpha1.PeriodMonth)
 	o := newOffice(t, queue("org", "", b, gpuLimit("10")), queue("a", "org", b), queue("a1", "a", b, gpuLimit("8")), queue("a2", "a"), queue("b", "org"))
 	o.store.uses = []use{
-		{"org", 1, now - 10*hour, now}, {"a", 1, now - 3*hour, now}, {"a1", 2, now - 2*hour, now}, {"a2", 1, now - hour, now}, {"b", 5, now - hour, now},
-		{"deleted", 7, now - hour, now}, {"", 7, now - hour, now},
+		{"org", 1, now - 10*hour, now},
+		{"a", 1, now - 3*hour, now},
+		{"a1", 2, now - 2*hour, now},
+		{"a2", 1, now - hour, now},
+		{"b", 5, now - hour, now},
+		{"deleted", 7, now - hour, now},
+		{"", 7, now - hour, now},
 	}
 	o.add(pod("1", "a1", 2, now-2*hour), pod("2", "b", 5, now-hour), pod("3", "deleted", 7, now-hour), pod("4", "", 7, now-hour), pod("5", "a2", 1, 0))
 	o.pass(now)
