@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 
@@ -96,6 +97,8 @@ type place struct {
 	bound, surplus bool
 	// failures counts the binds that failed.
 	failures int
+	// deadline is when the member of a released plan must be at Permit; zero before the release.
+	deadline time.Time
 }
 
 var errUndone = errors.New("the plan of the gang was undone")
@@ -177,6 +180,11 @@ func (b *book) open(p *plan, current types.UID) error {
 			nominate(p.handle, pl)
 		}
 	}
+	if p.released {
+		for _, pl := range p.places {
+			pl.deadline = p.deadline
+		}
+	}
 	if old != nil {
 		maps.Copy(old.places, p.places)
 		old.size += p.size
@@ -195,9 +203,10 @@ func nominate(h fwk.Handle, pl *place) {
 	h.AddNominatedPod(logger(), info, &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride, NominatedNodeName: pl.node})
 }
 
-// tidy is called before each decision: plans whose members do not come are undone, and members whose bind failed have their
-// nomination back.
-func (b *book) tidy(now time.Time) {
+// tidy is called before each decision: plans whose members do not come are undone, places of released plans whose members do not
+// come are given up, and members whose bind failed have their nomination back. freed says that places were given up, of which no
+// event tells.
+func (b *book) tidy(now time.Time) (freed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for uid, h := range b.orphans {
@@ -211,10 +220,24 @@ func (b *book) tidy(now time.Time) {
 			b.undo(p, now, errors.New("not all members came in time"))
 			continue
 		}
+		for uid, pl := range p.places {
+			if pl.late(now) {
+				logger().V(1).Info("Gave up the place of a member that did not come", "gang", p.key, "pod", klog.KObj(pl.pod))
+				b.giveUp(p, uid)
+				freed = true
+			}
+		}
 		for _, pl := range p.again {
 			nominate(p.handle, pl)
 		}
 	}
+	return freed
+}
+
+// late reports whether nothing is heard of the member of a released plan: another plugin holds it back in PreEnqueue, or nobody
+// schedules it. One that is at Permit or beyond is bound or comes back.
+func (pl *place) late(now time.Time) bool {
+	return !pl.deadline.IsZero() && !pl.here && !pl.bound && now.After(pl.deadline)
 }
 
 // expire drops the nodes that need not be left out any more.
@@ -251,6 +274,9 @@ func (b *book) arrive(k gang.Key, uid types.UID, node string, now time.Time) (wa
 		return true, nil, nil
 	}
 	p.released = true
+	for _, pl := range p.places {
+		pl.deadline = p.deadline // those of a native gang that have not come
+	}
 	delete(b.pauses, k)
 	metrics.GangReleased(now.Sub(p.complete))
 	for other := range p.places {
@@ -264,8 +290,8 @@ func (b *book) arrive(k gang.Key, uid types.UID, node string, now time.Time) (wa
 }
 
 // leave records that the pod lost what it had reserved. Before the release that ends the plan. After it the pod keeps its
-// place for as many more attempts as there may be.
-func (b *book) leave(k gang.Key, uid types.UID, retries int, now time.Time) {
+// place for as many more attempts as there may be, if it comes within the patience.
+func (b *book) leave(k gang.Key, uid types.UID, retries int, now time.Time, patience time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.plans[k]
@@ -278,7 +304,7 @@ func (b *book) leave(k gang.Key, uid types.UID, retries int, now time.Time) {
 		return
 	}
 	pl.failures++
-	pl.here = false
+	pl.here, pl.deadline = false, now.Add(patience)
 	if pl.failures > retries {
 		b.giveUp(p, uid)
 		return

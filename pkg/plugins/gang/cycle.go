@@ -32,7 +32,7 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 	if gpufit.AsksOthers(state) {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
-	pl.gangs.book.tidy(pl.now())
+	pl.gangs.tidy(pl.now())
 	k, ok := memberOf(pod)
 	pl.gangs.book.settle(k, pl.now())
 	if !ok {
@@ -81,8 +81,8 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 	switch {
 	case errors.Is(err, errWithoutPlace):
 		metrics.GangAttempt(metrics.GangWasPlanned)
-		size, _ := pl.gangs.book.waitFor(k, pod)
-		return "", withoutPlace(k, size)
+		pl.tryRest(k)
+		return "", withoutPlace(k, pl.gangs.book.size(k))
 	case err != nil:
 		metrics.GangAttempt(metrics.GangErred)
 		return "", fwk.AsStatus(err)
@@ -96,7 +96,24 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 		return "", refused.status()
 	}
 	metrics.GangAttempt(metrics.GangWasPlanned)
+	pl.tryRest(k)
 	return node, nil
+}
+
+// tryRest has the members without a place tried once the others are on their way: with the plan the refusal has ended that one of
+// them was brought back by, and their next attempt says what they wait for now.
+func (pl *Plugin) tryRest(k gang.Key) {
+	placed := pl.gangs.book.placed(k)
+	var now []*v1.Pod
+	for _, p := range pl.gangs.tracker.Members(k) {
+		if p.Spec.NodeName != "" || len(p.Spec.SchedulingGates) > 0 || placed[p.UID] != "" {
+			continue
+		}
+		if _, busy := pl.gangs.book.waitFor(k, p); !busy {
+			now = append(now, p)
+		}
+	}
+	pl.gangs.activate(now)
 }
 
 // errWithoutPlace says that there is a plan and that it has no place for the pod whose turn it is.
@@ -164,7 +181,7 @@ func (pl *Plugin) Unreserve(_ context.Context, state fwk.CycleState, pod *v1.Pod
 		return // the end of a simulation
 	}
 	if k, ok := memberOf(pod); ok {
-		pl.gangs.book.leave(k, pod.UID, int(pl.args.BindRetries), pl.now())
+		pl.gangs.book.leave(k, pod.UID, int(pl.args.BindRetries), pl.now(), pl.patience(1))
 	}
 }
 

@@ -33,7 +33,8 @@
 //	 +-----------------------------------------------+    Released: all are bound; one whose bind fails keeps its place for
 //	   a member is gone, refused or not in time;             |      bindRetries more attempts and is then given up
 //	   the PodGroup changed: everything is given             |
-//	   back, members that wait are tried again               v
+//	   back, members that wait are tried again               | one that does not come in time loses its place
+//	                                                         v
 //	                                                      (no plan), when the API server shows all of them bound
 //
 // Invariant: before the release no member is bound; so a gang is bound whole or not at all, but for binds that the API server
@@ -57,7 +58,8 @@
 // # What brings back a gang that was refused
 //
 // An event on a node that can take a member brings back the leader alone, after its backoff; with a plan it activates the
-// others. See EventsToRegister. A plan that was undone keeps its gang from planning for half a second, and twice as long each
+// others, also those that the plan has no place for: of these the next one to be refused leads. Where the members' places depend on
+// other pods, volumes or claims, so does an event elsewhere. See EventsToRegister. A plan that was undone keeps its gang from planning for half a second, and twice as long each
 // time that follows, up to ten.
 //
 // # A gang without room
@@ -81,7 +83,8 @@
 //     free on certain nodes is kept for it, until it starts.
 //
 // One gang of each priority has a reservation of the last two kinds, the oldest that can; it is dropped when the gang starts, is
-// gone or changes. What is kept binds pods and gangs of no higher priority: GPUFit shows them the nodes without it (ReservedForGang), GPUs
+// gone or changes, or cannot be planned any more. What is known of the start is kept for 15 minutes after the last refusal, so that
+// nothing stays kept for a gang that another plugin holds back. What is kept binds pods and gangs of no higher priority: GPUFit shows them the nodes without it (ReservedForGang), GPUs
 // one by one, CPU and other resources by amount. When it is dropped, the pods and gangs that were refused for it are tried again.
 // Profiles without GPUFit do not see it, nor do host ports and affinity: those a gang may lose to others until its plan is made.
 // What limits a node besides resources (an anti-affinity that a victim has, a host port that it holds) counts as if the victim stayed.

@@ -40,6 +40,9 @@ func (pl *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint,
 		{Event: fwk.ClusterEvent{Resource: fwk.PersistentVolumeClaim, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: pl.afterOtherChange},
 		{Event: fwk.ClusterEvent{Resource: fwk.PersistentVolume, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: pl.afterOtherChange},
 		{Event: fwk.ClusterEvent{Resource: fwk.StorageClass, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: pl.afterOtherChange},
+		{Event: fwk.ClusterEvent{Resource: fwk.CSINode, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: pl.afterOtherChange},
+		{Event: fwk.ClusterEvent{Resource: fwk.CSIStorageCapacity, ActionType: fwk.Add | fwk.Update}, QueueingHintFn: pl.afterOtherChange},
+		{Event: fwk.ClusterEvent{Resource: fwk.VolumeAttachment, ActionType: fwk.Delete}, QueueingHintFn: pl.afterOtherChange},
 		// The member itself may join another gang, tolerate more or ask for something else.
 		{Event: fwk.ClusterEvent{Resource: fwk.TargetPod, ActionType: fwk.Update}, QueueingHintFn: pl.afterPodUpdated},
 	}
@@ -48,6 +51,13 @@ func (pl *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint,
 			// A node's agent publishes GPUs: new ones, ones that are healthy again, another geometry.
 			Event:          fwk.ClusterEvent{Resource: fwk.ResourceSlice, ActionType: fwk.Add | fwk.Update | fwk.Delete},
 			QueueingHintFn: pl.afterResourceSliceChange,
+		}, fwk.ClusterEventWithHint{
+			// What is missing for a member's claims: a claim, who has its devices, a class.
+			Event:          fwk.ClusterEvent{Resource: fwk.ResourceClaim, ActionType: fwk.Add | fwk.Update | fwk.Delete},
+			QueueingHintFn: pl.afterOtherChange,
+		}, fwk.ClusterEventWithHint{
+			Event:          fwk.ClusterEvent{Resource: fwk.DeviceClass, ActionType: fwk.Add | fwk.Update},
+			QueueingHintFn: pl.afterOtherChange,
 		})
 	}
 	return events, nil
@@ -59,9 +69,18 @@ func (pl *Plugin) afterPodDeleted(_ klog.Logger, pod *v1.Pod, oldObj, _ any) (fw
 		return fwk.QueueSkip, nil // the last victim brings the gang back, not each
 	}
 	if deleted, ok := oldObj.(*v1.Pod); ok {
+		if r := pl.leads(pod); r != nil && (r.wide || keepsOff(deleted)) {
+			return fwk.Queue, nil // it was in the way of members on other nodes too
+		}
 		return pl.fitsNow(pod, deleted.Spec.NodeName), nil
 	}
 	return fwk.Queue, nil // a tombstone: something is gone
+}
+
+// keepsOff reports whether the pod keeps others off nodes besides its own.
+func keepsOff(pod *v1.Pod) bool {
+	a := pod.Spec.Affinity
+	return a != nil && a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0
 }
 
 func (pl *Plugin) afterNodeChange(_ klog.Logger, pod *v1.Pod, _, newObj any) (fwk.QueueingHint, error) {
@@ -81,7 +100,7 @@ func (pl *Plugin) afterResourceSliceChange(_ klog.Logger, pod *v1.Pod, oldObj, n
 		}
 	}
 	if slice.Spec.Driver != inventory.Driver || slice.Spec.NodeName == nil {
-		return fwk.QueueSkip, nil // not GPUs of ours
+		return pl.afterOtherChange(logger(), pod, oldObj, newObj) // devices that claims ask for, if anything
 	}
 	pl.gangs.gpus.Refresh(slice)
 	return pl.fitsNow(pod, *slice.Spec.NodeName), nil

@@ -123,7 +123,7 @@ func (pl *Plugin) answer(ctx context.Context, state fwk.PodGroupCycleState, k ga
 		return a
 	}
 	a := &answer{key: k}
-	pl.gangs.book.tidy(pl.now())
+	pl.gangs.tidy(pl.now())
 	pl.gangs.book.begin(k, pl.now())
 	if a.err = pl.gangs.wait(ctx); a.err == nil {
 		pl.planNative(ctx, a, pods, nodes)

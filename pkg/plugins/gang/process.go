@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -160,6 +162,22 @@ func (g *gangs) review(k gang.Key, members []*v1.Pod) review {
 		r.now = pl.now()
 	}
 	return r
+}
+
+// tidy gives back what members that do not come hold. Everybody who waits is then tried again, for nobody knows who was refused for
+// want of it.
+func (g *gangs) tidy(now time.Time) {
+	if !g.book.tidy(now) {
+		return
+	}
+	g.mu.Lock()
+	var pods []*v1.Pod
+	for _, pl := range g.plugins { // they have the informers in common
+		pods, _ = pl.handle.SharedInformerFactory().Core().V1().Pods().Lister().List(labels.Everything()) // in memory: no error
+		break
+	}
+	g.mu.Unlock()
+	g.activate(slices.DeleteFunc(pods, func(p *v1.Pod) bool { return p.Spec.NodeName != "" }))
 }
 
 // activate has the pods tried at once. No lock of ours may be held that the queue's callbacks take.

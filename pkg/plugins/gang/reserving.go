@@ -59,7 +59,10 @@ func (pl *Plugin) reservation(q *question, before *hold) (h *hold, again time.Ti
 	running := q.running()
 	if pl.args.Backfill {
 		if start, res, ok := gang.Start(&q.Problem, running, now); ok {
-			return q.hold(forStart, res, start), latest(start, now).Add(time.Second)
+			h = q.hold(forStart, res, start)
+			h.Expires = now.Add(startPatience)
+			// Nothing need happen until the start that has the gang refused again.
+			return h, earliest(latest(start, now).Add(time.Second), now.Add(startPatience/3))
 		}
 	}
 	if pl.args.AgingSeconds <= 0 {
@@ -84,8 +87,20 @@ func (pl *Plugin) reservation(q *question, before *hold) (h *hold, again time.Ti
 	return h, time.Time{}
 }
 
+// startPatience is for how long something is kept for a gang that is not refused again meanwhile: another plugin holds its pods back
+// in PreEnqueue, and it would not start even if there were room. Each refusal renews it, and a gang is refused three times as often
+// where nobody holds it back.
+const startPatience = 15 * time.Minute
+
 // agePatience is for how many times AgingSeconds something is kept for a gang because of its age, an hour unless configured otherwise.
 const agePatience = 6
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
 
 func (q *question) hold(kind holdKind, res *gang.Result, start time.Time) *hold {
 	r := gang.NewReservation(&q.Problem, res, q.priority, start, time.Time{})

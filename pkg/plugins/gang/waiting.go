@@ -272,7 +272,7 @@ func (g *gangs) tick(now time.Time) {
 	// No cycle may come that would do it.
 	g.activate(g.gpus.Expire(now))
 	// What changed while a gang was planned has had its event already, and is seen now.
-	g.book.tidy(now)
+	g.tidy(now)
 	g.book.expire(now)
 	for k := range g.known() {
 		g.changed(k)
@@ -299,7 +299,8 @@ func (w *waiting) known(known map[gang.Key]bool) {
 	}
 }
 
-// reviewHold ends what is kept for a gang that is not what it was: it is refused anew, and then something is kept for what it is.
+// reviewHold ends what is kept for a gang that is not what it was: it is refused anew, and then something is kept for what it is. Also
+// what is kept for one that cannot be planned now: PreEnqueue holds it back, for however long.
 func (g *gangs) reviewHold(k gang.Key, members []*v1.Pod) {
 	h := g.waiting.of(k)
 	if h == nil {
@@ -313,7 +314,7 @@ func (g *gangs) reviewHold(k gang.Key, members []*v1.Pod) {
 			same = same && there[types.UID(h.Shares[i].Pods[j].UID)] != nil
 		}
 	}
-	if same {
+	if same && g.complete(k) {
 		return
 	}
 	leader := g.queue.leaderOf(k)
