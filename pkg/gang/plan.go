@@ -29,7 +29,12 @@ import (
 // already that is the domain they are in, and of several the one where most are, the first by value of those with as many.
 //
 // Members are dealt out in their order along the topology: those that follow one another share a node, and such nodes a domain.
+//
+// The minimum are the first members in their order. Those that no node takes, whatever became free, come after all others. Where the
+// first have no place, they are the first for which there is room, each shape by itself: the minimum is a number, and nobody is
+// to wait for one member that others can stand in for.
 func Plan(p *Problem) (*Result, fit.Rejection) {
+	p = merged(p)
 	pl := newPlanner(p)
 	if rejection := pl.unknownTopology(); !rejection.OK() {
 		return nil, rejection
@@ -48,8 +53,10 @@ func Plan(p *Problem) (*Result, fit.Rejection) {
 	pl.addLevels(len(unplaced))
 	need := max(p.Min-placed, 0)
 	if len(unplaced) > 0 {
-		if groups := pl.groups(); !pl.place(groups, unplaced[:need], unplaced[need:]) {
-			return nil, pl.reject(groups, unplaced[:need], unplaced[need:])
+		groups := pl.groups()
+		members := pl.hopefulFirst(groups, unplaced)
+		if !pl.place(groups, members[:need], members[need:]) && !pl.placeAnother(groups, members, need) {
+			return nil, pl.reject(groups, members[:need], members[need:])
 		}
 	}
 	return pl.result(unplaced), fit.Rejection{}

@@ -145,6 +145,9 @@ func (q *question) tell(ctx context.Context, states []fwk.CycleState, pod *v1.Po
 		run = q.pl.handle.RunPreFilterExtensionAddPod
 	}
 	for i, state := range states {
+		if q.shapes[i].refused != "" {
+			continue // PreFilter left nothing in it
+		}
 		if status := run(ctx, state, q.shapes[i].pod, there, info); !status.IsSuccess() {
 			return status
 		}

@@ -105,6 +105,9 @@ func (q *question) noRoom(r fit.Rejection, beside string) *refusal {
 	if beside != "" {
 		r.Detail = strings.TrimPrefix(r.Detail+"; "+beside, "; ")
 	}
+	if left := q.leftOut(); left != "" {
+		r.Detail = strings.TrimPrefix(r.Detail+"; "+left, "; ")
+	}
 	return q.refusal(fwk.Unschedulable, r.Reason, r.Message())
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
 
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gang"
@@ -58,7 +60,7 @@ type question struct {
 	refused map[string]int
 }
 
-// ask makes the question. Without an error there may be a refusal: a member that nothing helps.
+// ask makes the question. Without an error there may be a refusal: a member that nothing helps, and that the gang needs.
 func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) (*question, *refusal, error) {
 	q := &question{
 		pl: pl, in: in, pods: in.members, priority: corev1helpers.PodPriority(in.members[0]), refused: map[string]int{},
@@ -74,19 +76,65 @@ func (pl *Plugin) ask(ctx context.Context, in inspection, nodes []fwk.NodeInfo) 
 	q.all, q.holds = nodes, q.bindingHolds()
 	q.findMarkers()
 	for _, s := range q.shapes {
-		state, names, status := pl.askOthers(ctx, s.pod)
-		if status.IsRejected() {
-			message := fmt.Sprintf("%s: %s", s.pod.Name, status.Message())
-			return nil, q.refusal(status.Code(), fit.InsufficientGangCapacity, message), nil
-		}
-		if !status.IsSuccess() {
-			return nil, nil, status.AsError()
+		state, names := fwk.CycleState(framework.NewCycleState()), sets.Set[string](nil)
+		if s.refused == "" {
+			var status *fwk.Status
+			state, names, status = pl.askOthers(ctx, s.pod)
+			if status.IsRejected() {
+				s.refused = fmt.Sprintf("%s: %s", s.pod.Name, status.Message())
+				if !q.enough() {
+					return nil, q.refusal(status.Code(), fit.InsufficientGangCapacity, s.refused), nil
+				}
+				state, names = framework.NewCycleState(), nil
+			} else if !status.IsSuccess() {
+				return nil, nil, status.AsError()
+			}
 		}
 		q.states = append(q.states, state)
 		q.allowed = append(q.allowed, names)
 	}
+	q.refusedLast()
 	q.addNodes(ctx, nodes)
 	return q, nil, ctx.Err()
+}
+
+// enough reports whether the gang can do without the members of the shapes that are refused.
+func (q *question) enough() bool {
+	placed, able := q.placed(), 0
+	for _, m := range q.Members {
+		if m.Node == "" && q.shapes[m.Shape].refused == "" {
+			able++
+		}
+	}
+	return able >= max(q.Min-placed, 1)
+}
+
+// refusedLast puts the members that no node takes behind all others: the minimum is made up of those that can start.
+func (q *question) refusedLast() {
+	var members []gang.Member
+	var pods []*v1.Pod
+	for _, last := range []bool{false, true} {
+		for i, m := range q.Members {
+			if (m.Node == "" && q.shapes[m.Shape].refused != "") == last {
+				members, pods = append(members, m), append(pods, q.pods[i])
+			}
+		}
+	}
+	q.Members, q.pods = members, pods
+}
+
+// leftOut says which members no node takes, in words; "" where there are none.
+func (q *question) leftOut() string {
+	var words []string
+	for _, s := range q.shapes {
+		if s.refused != "" {
+			words = append(words, s.refused)
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "no node takes " + strings.Join(words[:min(3, len(words))], ", ")
 }
 
 // needsLabels reports whether the labels of a pod can decide where it goes though it says nothing about other pods itself.
@@ -95,8 +143,9 @@ func needsLabels(h fwk.Handle) bool {
 	return err != nil || len(list) > 0
 }
 
-// addMembers adds the members and their shapes.
-func (q *question) addMembers(labels bool) fit.Rejection {
+// addMembers adds the members and their shapes. A member whose request is invalid is refused, and the gang with it where it cannot do
+// without.
+func (q *question) addMembers(labels bool) (invalid fit.Rejection) {
 	placed := q.pl.gangs.book.placed(q.in.spec.Key)
 	identity := identities(q.pods)
 	index := map[string]int{}
@@ -112,7 +161,10 @@ func (q *question) addMembers(labels bool) fit.Rejection {
 			if !ok {
 				s, err := newShape(p)
 				if err != nil {
-					return fit.Rejection{Reason: fit.InvalidRequest, Detail: fmt.Sprintf("%s: %v", m.Name, err)}
+					s = &shape{pod: p, refused: fmt.Sprintf("%s: %v", m.Name, err)}
+					if invalid.OK() {
+						invalid = fit.Rejection{Reason: fit.InvalidRequest, Detail: s.refused}
+					}
 				}
 				s.avoid = avoided
 				i = len(q.shapes)
@@ -123,7 +175,10 @@ func (q *question) addMembers(labels bool) fit.Rejection {
 		}
 		q.Members = append(q.Members, m)
 	}
-	return fit.Rejection{}
+	if q.enough() {
+		return fit.Rejection{}
+	}
+	return invalid
 }
 
 // nodeOf is where a member is, or will be whatever is planned now; "" for one that has no place.
@@ -234,7 +289,7 @@ func (q *question) limit(ctx context.Context, n *gang.Node, info fwk.NodeInfo) (
 // takes asks the other plugins about a member of the shape on the node.
 func (q *question) takes(ctx context.Context, info fwk.NodeInfo, i int) bool {
 	name, s := info.Node().Name, q.shapes[i]
-	if q.allowed[i] != nil && !q.allowed[i].Has(name) || slices.Contains(s.avoid, name) {
+	if s.refused != "" || q.allowed[i] != nil && !q.allowed[i].Has(name) || slices.Contains(s.avoid, name) {
 		return false
 	}
 	if status := q.pl.handle.RunFilterPlugins(ctx, q.states[i], s.pod, info); !status.IsSuccess() {

@@ -163,10 +163,13 @@ func (q *question) leaving() (pods []*v1.Pod) {
 	return pods
 }
 
-// occupants yields the pods on the nodes, but for those of the gang itself.
+// occupants yields the pods on the nodes, but for those of the gang itself; those of a node by UID, for a node lists them as they came
+// and went, and who leaves among equals must not depend on that.
 func (q *question) occupants(yield func(*v1.Pod) bool) {
 	for _, info := range q.infos {
-		for _, i := range info.GetPods() {
+		pods := slices.Clone(info.GetPods())
+		slices.SortFunc(pods, func(a, b fwk.PodInfo) int { return cmp.Compare(a.GetPod().UID, b.GetPod().UID) })
+		for _, i := range pods {
 			p := i.GetPod()
 			if k, ok := podgroup.KeyOf(p); ok && k == q.in.spec.Key {
 				continue

@@ -20,6 +20,8 @@ type shape struct {
 	asks    map[v1.ResourceName]int64
 	// avoid are nodes that are left out.
 	avoid []string
+	// refused is why no node takes a member, whatever is free; "" where one may.
+	refused string
 	// wide: whether a node takes a member depends on where the others are, or on more than pods and nodes.
 	wide bool
 }
