@@ -46,7 +46,7 @@ func TestAGangThatNeedsAMemberThatNothingHelps(t *testing.T) {
 		min  int64
 		said string
 	}{
-		"it needs all":                            {4, `g-9: persistentvolumeclaim "data" not found`},
+		"it needs all": {4, `g-9: persistentvolumeclaim "data" not found`},
 		"it can do without, and there is no room": {3, `no node takes g-9: persistentvolumeclaim "data" not found`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,12 +36,14 @@ type queue struct {
 	refusals map[gang.Key]*refusal
 	// owed are members that may pass PreEnqueue once more, to be told why their gang cannot be planned any more.
 	owed map[gang.Key]map[types.UID]bool
+	// complaints are what is wrong with gangs.
+	complaints map[gang.Key]*complaint
 }
 
 func newQueue() queue {
 	return queue{
 		created: map[gang.Key]time.Time{}, gated: map[gang.Key]map[types.UID]*v1.Pod{}, refusals: map[gang.Key]*refusal{},
-		owed: map[gang.Key]map[types.UID]bool{},
+		owed: map[gang.Key]map[types.UID]bool{}, complaints: map[gang.Key]*complaint{},
 	}
 }
 
@@ -105,6 +107,7 @@ func (g *gangs) succeeded(k gang.Key) int {
 // judge is whether the gang can be planned at all.
 func (pl *Plugin) judge(k gang.Key) fit.Rejection {
 	_, r := pl.inspect(k)
+	pl.complain(k, r)
 	return r
 }
 
@@ -131,6 +134,7 @@ func (pl *Plugin) PreEnqueue(_ context.Context, pod *v1.Pod) *fwk.Status {
 	pl.gangs.tracker.Refresh(pod)
 	q.gate(k, pod)
 	in, r := pl.inspect(k)
+	pl.complain(k, r)
 	if r.OK() {
 		q.admit(k, pod, in.spec.Created)
 		return nil
@@ -237,6 +241,7 @@ func (q *queue) forget(k gang.Key) {
 	delete(q.created, k)
 	delete(q.refusals, k)
 	delete(q.owed, k)
+	delete(q.complaints, k)
 }
 
 func values(m map[types.UID]*v1.Pod) []*v1.Pod {

@@ -64,7 +64,9 @@ type rig struct {
 	refuse func(pod, node string) error
 	// tried are the bindings that were asked for: pod, node and GPUs.
 	tried []string
-	now   int
+	// warned is what notes recorded.
+	warned []string
+	now    int
 }
 
 // inBubble runs the test on a cluster of the nodes.
@@ -176,7 +178,7 @@ func (r *rig) start() {
 	})
 	r.gangs.dial = func(*rest.Config) (dynamic.Interface, error) { return r.objects, nil }
 	factory := informers.NewSharedInformerFactory(r.client, 0)
-	recorder := profile.RecorderFactory(func(string) events.EventRecorderLogger { return &events.FakeRecorder{} })
+	recorder := profile.RecorderFactory(func(string) events.EventRecorderLogger { return &notes{rig: r} })
 	p := shippedProfile(r.t)
 	p.Plugins.MultiPoint.Enabled = append(p.Plugins.MultiPoint.Enabled, schedulerapi.Plugin{Name: r.trouble.Name()})
 	s, err := scheduler.New(ctx, r.client, factory, nil, recorder,
@@ -192,6 +194,31 @@ func (r *rig) start() {
 	factory.StartWithContext(ctx)
 	go s.Run(ctx)
 	synctest.Wait()
+}
+
+// notes records the warnings about pods, but for those of the scheduler itself.
+type notes struct {
+	events.FakeRecorder
+	rig *rig
+}
+
+func (n *notes) WithLogger(klog.Logger) events.EventRecorderLogger { return n }
+
+func (n *notes) Eventf(regarding, _ runtime.Object, kind, reason, _, note string, args ...any) {
+	if p, ok := regarding.(*v1.Pod); ok && kind == v1.EventTypeWarning && reason != "FailedScheduling" {
+		n.rig.mu.Lock()
+		defer n.rig.mu.Unlock()
+		n.rig.warned = append(n.rig.warned, fmt.Sprintf("%s %s %s", p.Name, reason, fmt.Sprintf(note, args...)))
+	}
+}
+
+// warnings are the warnings about pods since they were asked for last.
+func (r *rig) warnings() (out []string) {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out, r.warned = r.warned, nil
+	return out
 }
 
 // bind is the API server's answer to a Binding.
