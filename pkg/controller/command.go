@@ -51,6 +51,7 @@ type config struct {
 	elect          bool
 	leaseNamespace string
 	schedulers     []string
+	levels         []string
 	serving        serving
 	ledger         ledgerFlags
 }
@@ -116,6 +117,8 @@ is not installed, it says so and waits until it is.`,
 	f.StringVar(&c.leaseNamespace, "leader-elect-namespace", c.leaseNamespace, "namespace of the Lease")
 	f.StringSliceVar(&c.schedulers, "scheduler-names", c.schedulers,
 		"spec.schedulerName of the pods whose gangs are looked after; gangs of other schedulers are left alone")
+	f.StringSliceVar(&c.levels, "topology-levels", nil,
+		"topology levels of the schedulers, for PodGroups that name another one to say so in their status; empty does not check")
 	addLedgerFlag(f, &c.ledger.dsn, "; empty keeps no ledger and no statuses of queues")
 	f.DurationVar(&c.ledger.tick, "ledger-tick", c.ledger.tick, "time between two commits of the ledger, at least 1s")
 	f.DurationVar(&c.ledger.retention, "ledger-retention", c.ledger.retention,
@@ -260,7 +263,7 @@ func (c *config) run(ctx context.Context) error {
 		klog.FromContext(ctx).Info("The API server does not serve native PodGroups; if it is to, start this again then", "resource", podgroup.NativeResource)
 	}
 	options := Options{
-		Client: client, Groups: groups, Native: native, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers,
+		Client: client, Groups: groups, Native: native, Recorder: broadcaster.NewRecorder(scheme.Scheme, name), Schedulers: c.schedulers, Levels: c.levels,
 		Ledger: keep,
 	}
 	controller, err := New(options)

@@ -46,6 +46,8 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Schedulers are the names of the schedulers whose gangs it looks after.
 	Schedulers []string
+	// Levels are the topology levels that the schedulers are configured with; nil where that is not known.
+	Levels []string
 	// Ledger says how the ledger is kept; nil for no ledger, and no statuses of queues.
 	Ledger *LedgerOptions
 }
@@ -56,6 +58,7 @@ type Controller struct {
 	groups     dynamic.Interface
 	recorder   events.EventRecorder
 	schedulers []string
+	levels     []string
 	factory    informers.SharedInformerFactory
 	tracker    *podgroup.Tracker
 	books      *books // nil for none
@@ -89,7 +92,7 @@ type known struct {
 // New makes a controller. It does nothing before Start and Work.
 func New(o Options) (*Controller, error) {
 	c := &Controller{
-		client: o.Client, groups: o.Groups, recorder: o.Recorder, schedulers: o.Schedulers,
+		client: o.Client, groups: o.Groups, recorder: o.Recorder, schedulers: o.Schedulers, levels: o.Levels,
 		factory: informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(slim)),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[gang.Key](firstRetry, lastRetry)),
@@ -250,6 +253,7 @@ func (c *Controller) reconcile(ctx context.Context, k gang.Key, now time.Time) (
 	default:
 		g.status, next = gang.Judge(spec, members, was, now)
 		g.record.Evicted(members, g.status, next)
+		g.status.Message = withWrong(g.status, c.wrong(spec, pods))
 	}
 	g.judged = true
 	klog.FromContext(ctx).V(4).Info("Judged a gang", "podgroup", klog.KRef(k.Namespace, k.Name), "pods", len(pods), "phase", g.status.Phase,

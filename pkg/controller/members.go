@@ -1,13 +1,16 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/podgroup"
 )
 
 // membersOf is what the pods say of themselves. ours tells the names of the schedulers that the controller is for.
@@ -56,6 +59,40 @@ func memberOf(p *v1.Pod) gang.MemberState {
 		m.Ended = asked
 	}
 	return m
+}
+
+// wrong is why the scheduler places no member of the gang though the PodGroup by itself is valid; "" where it may.
+func (c *Controller) wrong(spec gang.Spec, pods []*v1.Pod) string {
+	live := slices.DeleteFunc(slices.Clone(pods), func(p *v1.Pod) bool { return !memberOf(p).Ended.IsZero() })
+	if !slices.ContainsFunc(live, func(p *v1.Pod) bool { return p.Spec.NodeName == "" }) {
+		return "" // nobody is to be placed
+	}
+	if slices.ContainsFunc(live, func(p *v1.Pod) bool { return !c.ours(p.Spec.SchedulerName) }) {
+		return "" // gang.Judge says it
+	}
+	for _, level := range []string{spec.Required, spec.Preferred} {
+		if level != "" && len(c.levels) > 0 && !slices.Contains(c.levels, level) {
+			return fit.Rejection{
+				Reason: fit.UnknownTopology, Detail: fmt.Sprintf("asks for %q, the levels are %s", level, strings.Join(c.levels, ", ")),
+			}.Message()
+		}
+	}
+	if err := podgroup.Check(spec, live); err != nil {
+		return fit.Rejection{Reason: fit.InvalidGang, Detail: err.Error()}.Message()
+	}
+	return ""
+}
+
+// withWrong is the message of the status with what is wrong: in place of what a gang waits for, before what happens to one that has
+// places.
+func withWrong(s gang.Status, wrong string) string {
+	switch {
+	case wrong == "":
+		return s.Message
+	case s.Phase == gang.PhasePending || s.Message == "":
+		return wrong
+	}
+	return wrong + "; " + s.Message
 }
 
 // bindings are how the scheduler's framework begins the message of a condition when it had a place for the pod and PreBind or Bind

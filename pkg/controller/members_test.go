@@ -125,6 +125,60 @@ func TestOnlyAFailedBindingEvicts(t *testing.T) {
 	}
 }
 
+// TestWhatIsWrong: the status says it where a member is to be placed.
+func TestWhatIsWrong(t *testing.T) {
+	const unknown = `UnknownTopology: the scheduler does not know the topology level (asks for "example.com/typo", the levels are rack, zone)`
+	typo := gang.Spec{Topology: gang.Topology{Preferred: "example.com/typo"}}
+	important := func(pods []*v1.Pod) { pods[1].Spec.Priority = new(int32(7)) }
+	for name, tt := range map[string]struct {
+		spec   gang.Spec
+		levels []string
+		change func(pods []*v1.Pod)
+		status gang.Status
+		want   string
+	}{
+		"nothing": {
+			spec: gang.Spec{Topology: gang.Topology{Required: "rack", Preferred: "zone"}}, levels: []string{"rack", "zone"},
+			status: gang.Status{Phase: gang.PhasePending, Message: "waits"}, want: "waits",
+		},
+		"a level that is none":         {spec: typo, levels: []string{"rack", "zone"}, status: gang.Status{Phase: gang.PhasePending, Message: "waits"}, want: unknown},
+		"a level, where none is known": {spec: typo, status: gang.Status{Phase: gang.PhasePending, Message: "waits"}, want: "waits"},
+		"a level of a gang that is there": {spec: typo, levels: []string{"rack", "zone"}, change: func(pods []*v1.Pod) {
+			pods[0].Spec.NodeName, pods[1].Spec.NodeName = "n", "n"
+		}, status: gang.Status{Phase: gang.PhaseRunning}},
+		"a level of a gang that is there in part": {spec: typo, levels: []string{"rack", "zone"}, change: func(pods []*v1.Pod) {
+			pods[0].Spec.NodeName = "n"
+		}, status: gang.Status{Phase: gang.PhaseUnknown, Message: "1 of 2"}, want: unknown + "; 1 of 2"},
+		"two priorities": {
+			change: important, status: gang.Status{Phase: gang.PhasePending},
+			want: `InvalidGang: the PodGroup is invalid (podgroup ns/g: spec.priority of the members is "0 (w-0) and 7 (w-1)": want one priority for all members)`,
+		},
+		"a priority of a pod that has ended": {change: func(pods []*v1.Pod) {
+			important(pods)
+			pods[1].Status.Phase = v1.PodFailed
+		}, status: gang.Status{Phase: gang.PhasePending, Message: "waits"}, want: "waits"},
+		"another scheduler's, which is said elsewhere": {change: func(pods []*v1.Pod) {
+			important(pods)
+			pods[1].Spec.SchedulerName = "other"
+		}, status: gang.Status{Phase: gang.PhasePending, Message: "another scheduler"}, want: "another scheduler"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pods := []*v1.Pod{{}, {}}
+			for i, p := range pods {
+				p.Name, p.Spec.SchedulerName, p.CreationTimestamp = fmt.Sprintf("w-%d", i), "weft", metav1.NewTime(at(0))
+			}
+			if tt.change != nil {
+				tt.change(pods)
+			}
+			tt.spec.Key = gang.Key{Namespace: "ns", Name: "g"}
+			c := &Controller{schedulers: []string{"weft"}, levels: tt.levels}
+			if diff := cmp.Diff(tt.want, withWrong(tt.status, c.wrong(tt.spec, pods))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestStatusRoundTrip: what is written is what the next controller reads, but for what a definition may drop.
 func TestStatusRoundTrip(t *testing.T) {
 	for name, s := range map[string]gang.Status{
