@@ -50,17 +50,18 @@
 // problem counts what is free for all members together. Where a member's place may depend on another's (affinity, spreading, host
 // ports, volumes), the plan is checked once more, each member with all others in place, and made anew with tighter limits when it
 // does not hold. Where that leads nowhere the members are placed one by one, each where the other plugins let it beside those
-// before it (oneByOne). In the cycle of such a member the others count as if they were in place already (withOthers): among members
-// that must be spread evenly no order of the cycles would do otherwise. What is left (labels that select one member alone, a
-// change between the plan and the member's cycle) shows in the member's own Filter and ends the plan; the node is then left out
-// for that member for a minute.
+// before it (oneByOne); nobody else is scheduled meanwhile, so the search is cut short after about a tenth of a second, counted and not
+// measured, and the members are told so (see work). In the cycle of such a member the others count as if they were in place
+// already (withOthers): among members that must be spread evenly no order of the cycles would do otherwise. What is left (labels that
+// select one member alone, a change between the plan and the member's cycle) shows in the member's own Filter and ends the plan; the
+// node is then left out for that member for a minute.
 //
 // # What brings back a gang that was refused
 //
 // An event on a node that can take a member brings back the leader alone, after its backoff; with a plan it activates the
 // others, also those that the plan has no place for: of these the next one to be refused leads. Where the members' places depend on
-// other pods, volumes or claims, so does an event elsewhere. See EventsToRegister. A plan that was undone keeps its gang from planning for half a second, and twice as long each
-// time that follows, up to ten.
+// other pods, volumes or claims, so does an event elsewhere. See EventsToRegister. A plan that was undone keeps its gang from
+// planning for half a second, and twice as long each time that follows, up to ten.
 //
 // # A gang without room
 //
@@ -84,9 +85,10 @@
 //
 // One gang of each priority has a reservation of the last two kinds, the oldest that can; it is dropped when the gang starts, is
 // gone or changes, or cannot be planned any more. What is known of the start is kept for 15 minutes after the last refusal, so that
-// nothing stays kept for a gang that another plugin holds back. What is kept binds pods and gangs of no higher priority: GPUFit shows them the nodes without it (ReservedForGang), GPUs
-// one by one, CPU and other resources by amount. When it is dropped, the pods and gangs that were refused for it are tried again.
-// Profiles without GPUFit do not see it, nor do host ports and affinity: those a gang may lose to others until its plan is made.
+// nothing stays kept for a gang that another plugin holds back. What is kept binds pods and gangs of no higher priority: GPUFit shows
+// them the nodes without it (ReservedForGang), GPUs one by one, CPU and other resources by amount. When it is dropped, the pods and
+// gangs that were refused for it are tried again. Profiles without GPUFit do not see it, nor do host ports and affinity: those a gang
+// may lose to others until its plan is made.
 // What limits a node besides resources (an anti-affinity that a victim has, a host port that it holds) counts as if the victim stayed.
 //
 // Reservations are not stored. After a restart the gang is refused again and they are made anew; victims that are leaving by then are

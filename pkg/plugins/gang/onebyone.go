@@ -13,18 +13,18 @@ import (
 	"weft.sh/weft/pkg/gang"
 )
 
-// maxAsked bounds the work of placing members one by one, in nodes about which the other plugins are asked.
-const maxAsked = 1 << 15
-
 // oneByOne gives the members a place one after the other, in the order of rank: each the best that the other plugins let it have
 // beside those before it. It begins in every domain of the required level, and with the first member in every
 // part of the cluster that the members' rules tell apart. The result is nil where that leads nowhere; said is then how far it came
 // and what the others say of the member that got no place. limits are those of the nodes before anything was tightened.
 func (q *question) oneByOne(ctx context.Context, limits [][]int) (res *gang.Result, said string, err error) {
-	s := &oneByOne{
-		q: q, placer: q.placer(limits),
-		keys: slices.DeleteFunc(topologyKeys(q.shapes, false), func(k string) bool { return k == v1.LabelHostname }),
-	}
+	return q.oneByOneWithin(ctx, limits, q.pl.newWork())
+}
+
+// oneByOneWithin is oneByOne for as much work as is left.
+func (q *question) oneByOneWithin(ctx context.Context, limits [][]int, left *work) (res *gang.Result, said string, err error) {
+	s := &oneByOne{q: q, placer: q.placer(limits), left: left}
+	s.divide(slices.DeleteFunc(topologyKeys(q.shapes, false), func(k string) bool { return k == v1.LabelHostname }))
 	for i, m := range q.Members {
 		if m.Node == "" {
 			s.members = append(s.members, i)
@@ -35,17 +35,17 @@ func (q *question) oneByOne(ctx context.Context, limits [][]int) (res *gang.Resu
 	}
 	for domain := range s.placer.Domains() {
 		s.placer.Begin(domain)
-		begun := map[string]bool{}
+		begun := map[int]bool{}
 		for _, first := range s.placer.Nodes(s.members[0]) {
-			if part := s.part(first); !begun[part] {
+			if part := s.part[first]; !begun[part] {
 				begun[part] = true
 				s.placer.Begin(domain)
 				if res, err := s.place(ctx, first); err != nil || res != nil {
 					return res, "", err
 				}
 			}
-			if s.asked >= maxAsked {
-				break
+			if s.charge(); s.left.spent() {
+				return nil, s.said(), ctx.Err()
 			}
 		}
 	}
@@ -64,17 +64,24 @@ func (q *question) placer(limits [][]int) *gang.Placer {
 
 // samePlaces is the plan with every member on the same node, nil where that is not possible.
 func (q *question) samePlaces(ctx context.Context, limits [][]int, plan *gang.Result) (*gang.Result, error) {
+	return q.samePlacesWithin(ctx, limits, plan, q.pl.newWork())
+}
+
+// samePlacesWithin is samePlaces, which has its answer also where less work is left than it costs.
+func (q *question) samePlacesWithin(ctx context.Context, limits [][]int, plan *gang.Result, left *work) (*gang.Result, error) {
 	placer := q.placer(limits)
+	left.spend(placer.Looked() / workNode)
 	for _, at := range plan.Placements {
 		if !placer.Put(at.Member, at.Node) {
 			return nil, nil
 		}
 	}
-	return q.verified(ctx, placer.Result())
+	return q.verified(ctx, placer.Result(), left)
 }
 
 // verified is the plan, nil where the other plugins refuse it.
-func (q *question) verified(ctx context.Context, res *gang.Result) (*gang.Result, error) {
+func (q *question) verified(ctx context.Context, res *gang.Result, left *work) (*gang.Result, error) {
+	left.spend(len(res.Placements)*workVerify + 2*len(q.markers)*len(q.states)*workTell)
 	switch _, _, status := q.verify(ctx, res); {
 	case status.IsSuccess():
 		return res, nil
@@ -91,10 +98,14 @@ type oneByOne struct {
 	placer  *gang.Placer
 	members []int // those without a place; the first need of them must have one
 	need    int
-	// keys are the node labels that the members' rules about each other go by, but for those that name one node.
-	keys []string
-	// asked is how often the other plugins were asked.
-	asked int
+	// part is the part of the cluster that each node is in, of parts that the members' rules about each other tell apart, but for
+	// those that name one node; parts is how many there are.
+	part  []int
+	parts int
+	// left is what the search may still cost, asked about how many places the other plugins were asked, and looked how many nodes of
+	// those that the placer looked at are paid for.
+	left          *work
+	asked, looked int
 	// best is how many members have a place at most, stuck the one that then has none, refused what is said of it.
 	best    int
 	stuck   int
@@ -130,14 +141,32 @@ func topologyKeys(shapes []*shape, spread bool) (keys []string) {
 	return slices.Compact(keys)
 }
 
-// part is the part of the cluster that the node is in.
-func (s *oneByOne) part(node int) string {
-	var b strings.Builder
-	for _, k := range s.keys {
-		v, ok := s.q.infos[node].Node().Labels[k]
-		fmt.Fprintf(&b, "%t %s\x00", ok, v)
+// divide finds the parts of the cluster, by the node labels.
+func (s *oneByOne) divide(keys []string) {
+	s.part = make([]int, len(s.q.infos))
+	number := map[string]int{}
+	for node, info := range s.q.infos {
+		var b strings.Builder
+		for _, k := range keys {
+			v, ok := info.Node().Labels[k]
+			fmt.Fprintf(&b, "%t %s\x00", ok, v)
+		}
+		part, known := number[b.String()]
+		if !known {
+			part = len(number)
+			number[b.String()] = part
+		}
+		s.part[node] = part
 	}
-	return b.String()
+	s.parts = len(number)
+	s.left.spend(len(s.part) / workNode)
+}
+
+// charge pays for what the placer has looked at.
+func (s *oneByOne) charge() {
+	units := (s.placer.Looked() - s.looked) / workNode
+	s.looked += units * workNode
+	s.left.spend(units)
 }
 
 // place places the members, the first one on the node; nil where one that must have a place gets none.
@@ -147,10 +176,15 @@ func (s *oneByOne) place(ctx context.Context, first int) (*gang.Result, error) {
 		nodes := []int{first}
 		if k > 0 {
 			nodes = s.placer.Nodes(member)
+			s.charge()
 		}
-		ok, refused, err := s.placeOne(ctx, there, member, nodes)
-		if err != nil {
-			return nil, err
+		var ok bool
+		var refused map[string]int
+		if !s.left.spent() {
+			var err error
+			if ok, refused, err = s.placeOne(ctx, there, member, nodes); err != nil {
+				return nil, err
+			}
 		}
 		if ok {
 			placed++
@@ -162,11 +196,14 @@ func (s *oneByOne) place(ctx context.Context, first int) (*gang.Result, error) {
 			}
 			return nil, nil
 		}
+		if s.left.spent() {
+			break // those above the minimum
+		}
 	}
 	if placed == 0 {
 		return nil, nil
 	}
-	return s.q.verified(ctx, s.placer.Result())
+	return s.q.verified(ctx, s.placer.Result(), s.left)
 }
 
 // placeOne gives the member the first of the nodes that the other plugins let it have. What refuses it in one part of the cluster often
@@ -175,6 +212,7 @@ func (s *oneByOne) placeOne(ctx context.Context, there inPlace, member int, node
 	refused = map[string]int{}
 	try := func(node int) error {
 		s.asked++
+		s.left.spend(workFilter)
 		switch status := s.q.filter(ctx, there, member, node); {
 		case status.IsRejected():
 			for _, reason := range status.Reasons() {
@@ -187,25 +225,26 @@ func (s *oneByOne) placeOne(ctx context.Context, there inPlace, member int, node
 			return nil
 		}
 		ok = true
-		s.asked += len(s.q.markers)
+		s.left.spend((2*len(s.q.markers) + 1) * len(s.q.states) * workTell)
 		if status := s.q.add(ctx, there.states, s.q.pods[member], s.q.touch(there, node)); !status.IsSuccess() {
 			return status.AsError()
 		}
 		return s.q.settle(ctx, there.states).AsError()
 	}
 	var later []int
-	refusing := map[string]bool{}
+	refusing := make([]bool, s.parts)
 	for _, node := range nodes {
-		if part := s.part(node); refusing[part] {
+		if part := s.part[node]; refusing[part] {
 			later = append(later, node)
-		} else if err := try(node); err != nil || ok || s.asked >= maxAsked {
+		} else if err := try(node); err != nil || ok || s.left.spent() {
 			return ok, refused, err
-		} else if len(s.keys) > 0 {
-			refusing[part] = true
+		} else {
+			refusing[part] = s.parts > 1
 		}
 	}
+	s.left.spend(len(later) / (16 * workNode))
 	for _, node := range later {
-		if err := try(node); err != nil || ok || s.asked >= maxAsked {
+		if err := try(node); err != nil || ok || s.left.spent() {
 			return ok, refused, err
 		}
 	}
@@ -214,14 +253,18 @@ func (s *oneByOne) placeOne(ctx context.Context, there inPlace, member int, node
 
 // said is why the search found nothing, in words.
 func (s *oneByOne) said() string {
+	cut := ""
+	if s.left.spent() {
+		cut = fmt.Sprintf(" as far as was looked (the search was cut short after %d possibilities)", s.asked)
+	}
 	if s.refused == nil {
-		return "no place was found for members beside each other"
+		return "no place was found for members beside each other" + cut
 	}
-	words := fmt.Sprintf("placed beside each other %d of at least %d members have a place", s.best, s.need)
-	if s.asked >= maxAsked {
-		words += fmt.Sprintf(" as far as was looked, at %d possibilities", s.asked)
-	}
+	words := fmt.Sprintf("placed beside each other %d of at least %d members have a place", s.best, s.need) + cut
 	words += ", and " + s.q.Members[s.stuck].Name
+	if len(s.refused) == 0 && s.left.spent() {
+		return words + " has none yet"
+	}
 	if len(s.refused) == 0 {
 		return words + " has no room on any other node"
 	}

@@ -57,7 +57,7 @@ func (g *gangs) factory() frameworkruntime.PluginFactory {
 		if !ok {
 			return nil, fmt.Errorf("plugin %s: the framework is a %T, want one that runs PreFilter plugins", Name, handle)
 		}
-		pl := &Plugin{handle: handle, others: others, args: args, gangs: g, snapshot: cluster.NewSnapshot(), now: time.Now}
+		pl := &Plugin{handle: handle, others: others, args: args, gangs: g, snapshot: cluster.NewSnapshot(), now: time.Now, effort: maxWork}
 		if err := g.join(ctx, pl); err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", Name, err)
 		}
@@ -77,6 +77,8 @@ type Plugin struct {
 	args   *config.GangArgs
 	gangs  *gangs
 	now    func() time.Time
+	// effort is what one search for places one by one may cost; see work.
+	effort int
 
 	// snapshot is what plans are made on; only PreFilter uses it, and scheduling cycles do not overlap.
 	snapshot *cluster.Snapshot
