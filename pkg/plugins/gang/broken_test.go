@@ -40,6 +40,20 @@ func TestAMemberThatNothingHelpsKeepsNobody(t *testing.T) {
 	}
 }
 
+// TestAMemberThatComesWhileItsGangIsRefused was not planned for, and is not told so: it has a plan made.
+func TestAMemberThatComesWhileItsGangIsRefused(t *testing.T) {
+	withoutNominations(t)
+	inBubble(t, nodesOf(2, 8), func(r *rig) {
+		r.meanwhile(func() { r.create(member("g", "g-2", 8)) })
+		r.group("g", 2)
+		r.create(member("g", "g-0", 8, selects("pool", "x")), member("g", "g-1", 8))
+		r.after(30 * time.Second)
+		if n := r.number(); n != 2 {
+			t.Errorf("bound: %q, want two; told %q and %q", r.bound(), r.said("g-1"), r.said("g-2"))
+		}
+	})
+}
+
 // TestAGangThatNeedsAMemberThatNothingHelps is told why it waits, and holds nothing.
 func TestAGangThatNeedsAMemberThatNothingHelps(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -322,7 +322,8 @@ func (q *question) saidByOthers() string { return inWords(q.refused) }
 
 // refusal is the gang's, led by the pod whose turn it is, which the caller knows.
 func (q *question) refusal(code fwk.Code, reason fit.Reason, message string) *refusal {
-	r := &refusal{code: code, reason: reason, message: message, members: uids(q.pl.gangs.tracker.Members(q.in.spec.Key))}
+	// Not those that there are by now: who came meanwhile was not planned for, and has a plan made in its own cycle.
+	r := &refusal{code: code, reason: reason, message: message, members: uids(q.in.all)}
 	for _, s := range q.shapes {
 		r.requests = append(r.requests, s.request)
 		r.wide = r.wide || s.wide

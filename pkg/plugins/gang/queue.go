@@ -53,6 +53,8 @@ type inspection struct {
 	// members are the pods that run or are to run, in rank order; those that somebody else holds back (scheduling gates) are
 	// left out.
 	members []*v1.Pod
+	// all are the members with those.
+	all []*v1.Pod
 	// need is how many of the members must have a place: Spec.Min less those that have succeeded.
 	need int
 }
@@ -74,7 +76,8 @@ func (pl *Plugin) inspect(k gang.Key) (in inspection, r fit.Rejection) {
 			}
 		}
 	}
-	for _, p := range pl.gangs.tracker.Members(k) {
+	in.all = pl.gangs.tracker.Members(k)
+	for _, p := range in.all {
 		if p.Spec.NodeName != "" || len(p.Spec.SchedulingGates) == 0 {
 			in.members = append(in.members, p)
 		}
