@@ -2,6 +2,7 @@ package quota
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -214,9 +215,7 @@ func fresh(b *Book) *Book {
 	for _, e := range b.entries {
 		f.Set(e.claim)
 	}
-	for name, k := range b.checkpoints {
-		f.checkpoints[name] = k
-	}
+	maps.Copy(f.checkpoints, b.checkpoints)
 	f.Advance(b.now)
 	return f
 }

@@ -2,6 +2,7 @@ package quota
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -26,9 +27,7 @@ func newYard(t *testing.T, capacity map[string]int64, specs ...Spec) *yard {
 	y := &yard{
 		Book: bookOf(t, specs), t: t, capacity: capacity, idle: map[string]int64{}, now: turnsNow, running: map[string]int64{},
 	}
-	for class, n := range capacity {
-		y.idle[class] = n
-	}
+	maps.Copy(y.idle, capacity)
 	return y
 }
 
@@ -73,9 +72,7 @@ func (y *yard) start(w *Waiting) bool {
 		slices.Sort(classes)
 	}
 	idle := map[string]int64{}
-	for class, n := range y.idle {
-		idle[class] = n
-	}
+	maps.Copy(idle, y.idle)
 	job := slices.Clone(w.Job)
 	for i := range job {
 		k := slices.IndexFunc(classes, func(class string) bool { return idle[class] >= job[i].MilliGPU })

@@ -3,6 +3,7 @@ package gang
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -59,7 +60,7 @@ func (pl *Plugin) preemptAlone(
 		ways[0], ways[1] = ways[1], ways[0]
 	}
 	var result *fwk.PostFilterResult
-	var said string
+	var said strings.Builder
 	for _, way := range ways {
 		r, status := way()
 		if status.Code() != fwk.Unschedulable {
@@ -68,7 +69,7 @@ func (pl *Plugin) preemptAlone(
 		if r != nil {
 			result = r
 		}
-		said += status.Message()
+		said.WriteString(status.Message())
 	}
 	if len(pod.Spec.ResourceClaims) > 0 {
 		// Plugin DynamicResources may give a claim back, and comes after this one; but DefaultPreemption after that.
@@ -76,7 +77,7 @@ func (pl *Plugin) preemptAlone(
 			return result, status
 		}
 	}
-	return result, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, said)
+	return result, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, said.String())
 }
 
 func inGang(p *v1.Pod) bool {
