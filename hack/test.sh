@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 heavy=' (k8s\.io/(kubernetes|apiserver|client-go)|modernc\.org/sqlite)'
 # Real API servers start in some of them, two cores may be shared, and go test runs packages side by side.
-timeout=30m
+timeout=50m
 
 # A test binary is listed as a package p.test; its Deps are everything that is linked into it.
 read -r -a packages <<<"${PACKAGES:-./...}"
