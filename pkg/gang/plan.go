@@ -23,7 +23,8 @@ import (
 //
 // Domains and nodes in which members run already cost nothing. For members of one shape the answer whether there is a plan is
 // exact, and so are 1 and 2 unless the result is truncated; for several shapes both are exact as long as few combinations are to
-// be looked at (a launcher and hundreds of workers are few), and a good attempt beyond.
+// be looked at (a launcher and hundreds of workers are few), and a good attempt beyond. Which GPUs of a node the members get is the
+// strategy's, one after the other: shares of different sizes that fit only if packed in one way may find no place.
 //
 // Members above the minimum follow in their order where they fit, in the same domain of the required level. Where members run
 // already that is the domain they are in, and of several the one where most are, the first by value of those with as many.
