@@ -72,6 +72,8 @@ type Keeper struct {
 
 	epoch, asOf int64
 	ticks       int
+	// doubt says that the last commit failed: the ledger may have it for all that, and what is known of the books may be old.
+	doubt bool
 	// accounts has the last segment of each pod that is there or is not settled.
 	accounts map[types.UID]ledger.Segment
 	// suspects are those whose pod was not there at the last review. The event may be on its way.
@@ -208,22 +210,37 @@ func (k *Keeper) Run(ctx context.Context, holder string, least int64) error {
 	}
 }
 
-// start leads the ledger and reads the accounts that are not settled, and those of the pods that are there. Pods that went while nobody looked are closed.
+// start leads the ledger and reads its books. Pods that went while nobody looked are closed.
 func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
 	var err error
 	if k.epoch, err = k.o.Store.Lead(ctx, holder, least); err != nil {
 		return err
 	}
-	if k.asOf, err = k.o.Store.AsOf(ctx); err != nil {
+	there, err := k.recall(ctx)
+	if err != nil {
 		return err
+	}
+	k.suspects = map[types.UID]bool{}
+	for uid := range k.accounts {
+		k.suspects[uid] = !there[uid] // every event up to here was heard: they are gone
+	}
+	return nil
+}
+
+// recall reads the watermark, the accounts that are not settled, and those of the pods that are there, which it returns. Who leads the
+// ledger stays as it is.
+func (k *Keeper) recall(ctx context.Context) (there map[types.UID]bool, err error) {
+	asOf, err := k.o.Store.AsOf(ctx)
+	if err != nil {
+		return nil, err
 	}
 	accounts, err := k.read(ctx, ledger.Query{OpenOnly: true})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pods, err := k.lister.List(labels.Everything())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Those that are there, and those that were heard to go while another led.
 	known := map[types.UID]bool{}
@@ -232,7 +249,7 @@ func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
 			known[p.UID] = true
 		}
 	}
-	there := maps.Clone(known)
+	there = maps.Clone(known)
 	k.mu.Lock()
 	for uid := range k.notes {
 		known[uid] = true
@@ -244,18 +261,15 @@ func (k *Keeper) start(ctx context.Context, holder string, least int64) error {
 		}
 		one, err := k.read(ctx, ledger.Query{PodUID: string(uid)})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		maps.Copy(accounts, one)
 	}
-	k.accounts = accounts
-	k.suspects = map[types.UID]bool{}
-	for uid := range accounts {
-		k.suspects[uid] = !there[uid] // every event up to here was heard: they are gone
-	}
+	k.asOf, k.accounts, k.doubt = asOf, accounts, false
+	maps.DeleteFunc(k.suspects, func(uid types.UID, _ bool) bool { _, known := accounts[uid]; return !known })
 	clear(k.refused)
 	k.Review()
-	return nil
+	return there, nil
 }
 
 // read is the last segment of each pod that the query selects.
@@ -272,9 +286,15 @@ func (k *Keeper) read(ctx context.Context, q ledger.Query) (map[types.UID]ledger
 	return out, nil
 }
 
-// tick charges everything up to now and commits it. When that fails everything is as it was before.
+// tick charges everything up to now and commits it. When that fails nothing that was heard is forgotten, and the next tick begins with
+// what the ledger has: only the reply may have been lost.
 func (k *Keeper) tick(ctx context.Context) error {
 	k.clock.tick(k.seconds())
+	if k.doubt {
+		if _, err := k.recall(ctx); err != nil {
+			return err
+		}
+	}
 	now := k.clock.now()
 	through := max(now-lag, k.asOf)
 	review := k.ticks%reviewEvery == 0 || !k.reviewed.Load()
@@ -304,8 +324,15 @@ func (k *Keeper) tick(ctx context.Context) error {
 	for uid, n := range work {
 		changed = append(changed, k.charge(uid, n, now, through)...)
 	}
-	changed, err := k.commit(ctx, k.advance(changed, through), through)
+	again := func(uid types.UID) []ledger.Segment {
+		if n, ok := work[uid]; ok {
+			return k.charge(uid, n, now, through)
+		}
+		return nil
+	}
+	changed, err := k.commit(ctx, k.advance(changed, through), through, again)
 	if err != nil {
+		k.doubt = true
 		k.putBack(notes)
 		if review {
 			k.Review()
@@ -345,21 +372,35 @@ func (k *Keeper) tick(ctx context.Context) error {
 	return nil
 }
 
-// commit commits the segments, and returns those that were. A pod whose segments the ledger does not take, because somebody changed
-// its rows, is left out from then on: it must not keep all others from being charged.
-func (k *Keeper) commit(ctx context.Context, changed []ledger.Segment, through int64) ([]ledger.Segment, error) {
+// commit commits the segments, and returns those that were. A pod whose segments do not go with its rows is charged again after them,
+// once. One whose segments the ledger does not take, because somebody changed its rows, is left out from then on: it must not keep all
+// others from being charged.
+func (k *Keeper) commit(
+	ctx context.Context, changed []ledger.Segment, through int64, again func(types.UID) []ledger.Segment,
+) ([]ledger.Segment, error) {
+	tried := map[types.UID]bool{}
 	for {
 		err := k.o.Store.Commit(ctx, k.epoch, through, changed)
 		var bad *ledger.SegmentError
 		if !errors.As(err, &bad) {
 			return changed, err
 		}
-		klog.FromContext(ctx).Error(err, "A pod is not charged any more; everything else is", "uid", bad.PodUID)
 		uid := types.UID(bad.PodUID)
+		changed = slices.DeleteFunc(changed, func(s ledger.Segment) bool { return s.PodUID == bad.PodUID })
+		delete(k.accounts, uid)
+		if errors.Is(err, ledger.ErrConflict) && !tried[uid] {
+			tried[uid] = true
+			one, err := k.read(ctx, ledger.Query{PodUID: bad.PodUID})
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(k.accounts, one)
+			changed = k.advance(append(changed, again(uid)...), through)
+			continue
+		}
+		klog.FromContext(ctx).Error(err, "A pod is not charged any more; everything else is", "uid", bad.PodUID)
 		refused.Inc()
 		k.refused[uid] = true
-		delete(k.accounts, uid)
-		changed = slices.DeleteFunc(changed, func(s ledger.Segment) bool { return s.PodUID == bad.PodUID })
 	}
 }
 
