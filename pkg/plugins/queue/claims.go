@@ -68,8 +68,14 @@ func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
 	if _, v := s.set.QueueOf(pod); !v.OK() {
 		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
 	}
+	if was := s.holds[pod.UID]; was != nil {
+		s.book.Delete(was.claim.ID) // of another class: what is in the book is not asked about again
+	}
 	// Of other members that are bound or hold already the book knows.
 	if v := s.book.Admit(claims); claim.Queue != "" && !v.OK() {
+		if was := s.holds[pod.UID]; was != nil {
+			s.book.Set(was.claim)
+		}
 		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
 	}
 	now := s.now().Unix()

@@ -86,13 +86,13 @@ func (s *State) work(ctx context.Context) {
 			second.Stop()
 			return
 		case <-second.C:
-			s.advance()
 		case <-s.wake:
 			second.Stop()
 			if !pause(ctx, debounce) {
 				return
 			}
 		}
+		s.advance() // however it was woken: where something changes all the time, no second passes without that
 		s.take()
 		if s.moved.Swap(false) {
 			s.recount()
@@ -116,14 +116,19 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// advance is what each second does.
+// advance is what each second does, once.
 func (s *State) advance() {
 	if !s.active.Load() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.book.Advance(s.now().Unix())
+	now := s.now().Unix()
+	if now == s.advanced {
+		return
+	}
+	s.advanced = now
+	s.book.Advance(now)
 	s.version++
 	s.release(func(types.UID, *hold) bool { return true })
 }

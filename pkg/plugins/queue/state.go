@@ -79,6 +79,8 @@ type State struct {
 	book *quota.Book
 	// version counts the changes of the book: a verdict of an older one is made anew.
 	version uint64
+	// advanced is the second that the worker last moved the book to, zero in a new book.
+	advanced int64
 	jobs    map[jobID]*job
 	// waiting are the pods that PreEnqueue was asked about and that are not bound.
 	waiting map[types.UID]*waiter
@@ -114,6 +116,7 @@ func NewState(o Options) *State {
 // forget begins anew. The lock is held.
 func (s *State) forget() {
 	s.set, s.tree, s.book = &queues.Set{}, nil, quota.NewBook()
+	s.advanced = 0
 	s.jobs, s.waiting, s.eligible = map[jobID]*job{}, map[types.UID]*waiter{}, map[string]int{}
 	s.running, s.holds, s.promises = map[types.UID]quota.Claim{}, map[types.UID]*hold{}, map[types.UID]promise{}
 }
