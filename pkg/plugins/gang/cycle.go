@@ -104,10 +104,16 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 // them was brought back by, and their next attempt says what they wait for now.
 func (pl *Plugin) tryRest(k gang.Key) {
 	placed := pl.gangs.book.placed(k)
+	if len(placed) == 0 {
+		return // nothing was planned that could make a difference to them
+	}
 	var now []*v1.Pod
 	for _, p := range pl.gangs.tracker.Members(k) {
 		if p.Spec.NodeName != "" || len(p.Spec.SchedulingGates) > 0 || placed[p.UID] != "" {
 			continue
+		}
+		if _, _, _, holds := pl.gangs.gpus.Cache().Holding(string(p.UID)); holds {
+			continue // nobody knows whether it is bound: until that is known it counts as if it were, and no attempt helps it
 		}
 		if _, busy := pl.gangs.book.waitFor(k, p); !busy {
 			now = append(now, p)
