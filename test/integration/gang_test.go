@@ -88,25 +88,37 @@ func span(pods []corev1.Pod) time.Duration {
 // metric is the sum of the values of the series whose line begins so.
 func (c *cluster) metric(prefix string) float64 {
 	c.t.Helper()
-	var sum float64
+	sum, _ := c.series(prefix)
+	return sum
+}
+
+// never checks that the metric is there, and is 0.
+func (c *cluster) never(prefix, what string) {
+	c.t.Helper()
+	if n, found := c.series(prefix); !found || n != 0 {
+		c.t.Errorf("%v %s; the scheduler has the metric: %t", n, what, found)
+	}
+}
+
+// series is the sum of the values of the series whose line begins so, and whether there is any.
+func (c *cluster) series(prefix string) (sum float64, found bool) {
+	c.t.Helper()
 	for line := range c.metrics() {
 		if strings.HasPrefix(line, prefix) {
 			var v float64
 			if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &v); err != nil {
 				c.t.Fatalf("metric %q: %v", line, err)
 			}
-			sum += v
+			sum, found = sum+v, true
 		}
 	}
-	return sum
+	return sum, found
 }
 
 // neverPartial checks that no gang was released and then bound in part.
 func (c *cluster) neverPartial() {
 	c.t.Helper()
-	if n := c.metric("weft_gang_partial"); n != 0 {
-		c.t.Errorf("%v gangs were given up in part", n)
-	}
+	c.never("weft_gang_partial", "gangs were given up in part")
 }
 
 func TestAGangStartsAtOnce(t *testing.T) {
