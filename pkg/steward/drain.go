@@ -61,6 +61,9 @@ func (s *Steward) drain(ctx context.Context, drains []drain, now int64) error {
 		for _, unit := range names {
 			at := deadline(units[unit], d, now)
 			for _, pod := range units[unit] {
+				if ctx.Err() != nil { // another leads
+					return errors.Join(append(errs, ctx.Err())...)
+				}
 				var err error
 				switch by := moment(at).UTC().Format(time.RFC3339); {
 				case now >= at:

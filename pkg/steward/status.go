@@ -29,6 +29,9 @@ const (
 	reasonRemaining = "Remaining"
 )
 
+// burnRate is in the message of an alert that says that the budget will not last, whatever its reason.
+const burnRate = "GPU-hours a day the budget is used up at"
+
 // facts are what a status says.
 type facts struct {
 	spec     quota.Spec
@@ -90,13 +93,20 @@ func status(was v1alpha1.QueueStatus, generation int64, f facts, now int64) v1al
 	}
 	budget.ExhaustedAt, budget.DrainAt = optional(a.ExhaustedAt), optional(a.DrainAt)
 	out.Budget = budget
+	projection := ""
+	if a.ExhaustedAt != 0 {
+		projection = fmt.Sprintf("at %s %s %s, before its period ends",
+			hours(a.BurnPerDay), burnRate, moment(a.ExhaustedAt).UTC().Format(time.RFC3339))
+	}
 	switch {
 	case a.Alert > 0:
-		set(v1alpha1.ConditionBudgetAlert, true, reasonReached, fmt.Sprintf("%d %% of the budget of %s GPU-hours is used or held: %s and %s",
-			a.Alert, hours(a.Limit), hours(a.Used), hours(a.Held)))
-	case a.ExhaustedAt != 0:
-		set(v1alpha1.ConditionBudgetAlert, true, reasonBurnRate, fmt.Sprintf("at %s GPU-hours a day the budget is used up at %s, before its period ends",
-			hours(a.BurnPerDay), moment(a.ExhaustedAt).UTC().Format(time.RFC3339)))
+		message := fmt.Sprintf("%d %% of the budget of %s GPU-hours is used or held: %s and %s", a.Alert, hours(a.Limit), hours(a.Used), hours(a.Held))
+		if projection != "" && !a.Exhausted {
+			message += "; " + projection
+		}
+		set(v1alpha1.ConditionBudgetAlert, true, reasonReached, message)
+	case projection != "":
+		set(v1alpha1.ConditionBudgetAlert, true, reasonBurnRate, projection)
 	default:
 		set(v1alpha1.ConditionBudgetAlert, false, reasonEnough, "the budget lasts")
 	}
@@ -129,7 +139,8 @@ func worthWriting(was, is v1alpha1.QueueStatus) bool {
 		return true
 	}
 	for _, c := range is.Conditions {
-		if before := meta.FindStatusCondition(was.Conditions, c.Type); before == nil || before.Status != c.Status || before.Reason != c.Reason || level(*before) != level(c) {
+		if before := meta.FindStatusCondition(was.Conditions, c.Type); before == nil || before.Status != c.Status || before.Reason != c.Reason ||
+			level(*before) != level(c) || burns(*before) != burns(c) {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,6 +108,9 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 		if object == nil {
 			continue // it was deleted a moment ago
 		}
+		if b := object.Status.Budget; b != nil && b.Epoch > epoch {
+			return fmt.Errorf("status of queue %s is of epoch %d, this is epoch %d: another leads the ledger", queue, b.Epoch, epoch)
+		}
 		f := facts{checkpoint: checkpoints[queue], epoch: epoch, invalid: invalid[queue]}
 		f.spec, _ = tree.Spec(queue)
 		if f.invalid == "" {
@@ -129,7 +133,7 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 		gauges = append(gauges, gauge{queue, f})
 		is := status(was, object.Generation, f, asOf)
 		if worthWriting(was, is) {
-			if err := s.write(ctx, object, is); err != nil {
+			if err := s.write(ctx, object, was, is); err != nil {
 				errs = append(errs, err)
 				continue // nobody is told what may be told again
 			}
@@ -170,12 +174,16 @@ func (s *Steward) statusOf(q *v1alpha1.Queue) v1alpha1.QueueStatus {
 	return last.status
 }
 
-// write replaces the status of the queue, and of no other that has its name by now. Nobody else writes it.
-func (s *Steward) write(ctx context.Context, q *v1alpha1.Queue, is v1alpha1.QueueStatus) error {
-	patch, err := json.Marshal([]map[string]any{
-		{"op": "test", "path": "/metadata/uid", "value": q.UID},
-		{"op": "add", "path": "/status", "value": is}, // replaces one that is there
-	})
+// write replaces the status of the queue, and of no other that has its name by now, if it is still the one that is known. Nobody writes
+// it but the leader: where it is another, another leads by now.
+func (s *Steward) write(ctx context.Context, q *v1alpha1.Queue, was, is v1alpha1.QueueStatus) error {
+	ops := []map[string]any{{"op": "test", "path": "/metadata/uid", "value": q.UID}}
+	if was.Budget != nil && was.Budget.Epoch != 0 {
+		ops = append(ops, map[string]any{"op": "test", "path": "/status/budget/epoch", "value": was.Budget.Epoch})
+	} else if s.last[q.Name].uid != q.UID {
+		ops = append(ops, map[string]any{"op": "test", "path": "/metadata/resourceVersion", "value": q.ResourceVersion})
+	}
+	patch, err := json.Marshal(append(ops, map[string]any{"op": "add", "path": "/status", "value": is})) // replaces one that is there
 	if err != nil {
 		return err
 	}
@@ -184,6 +192,7 @@ func (s *Steward) write(ctx context.Context, q *v1alpha1.Queue, is v1alpha1.Queu
 		return nil
 	}
 	if err != nil {
+		delete(s.last, q.Name) // what is read next counts
 		return fmt.Errorf("status of queue %s: %w", q.Name, err)
 	}
 	s.last[q.Name] = written{q.UID, is}
@@ -221,15 +230,13 @@ func (s *Steward) announce(q *v1alpha1.Queue, was, is v1alpha1.QueueStatus) {
 	}
 	if before := find(was, v1alpha1.ConditionBudgetAlert); samePeriod && before.Status == metav1.ConditionTrue {
 		raised.level = max(raised.level, level(before))
-		raised.burn = raised.burn || before.Reason == reasonBurnRate
+		raised.burn = raised.burn || burns(before)
 	}
 	switch alert := find(is, v1alpha1.ConditionBudgetAlert); {
 	case alert.Status != metav1.ConditionTrue:
-	case level(alert) > raised.level:
-		raised.level = level(alert)
-		tell(eventAlert, alert)
-	case alert.Reason == reasonBurnRate && !raised.burn:
-		raised.burn = true
+	case level(alert) > raised.level, burns(alert) && !raised.burn:
+		raised.level = max(raised.level, level(alert))
+		raised.burn = raised.burn || burns(alert)
 		tell(eventAlert, alert)
 	}
 	s.raised[q.Name] = raised
@@ -256,6 +263,9 @@ func level(c metav1.Condition) (percent int64) {
 	}
 	return percent
 }
+
+// burns reports whether an alert says that the budget will not last.
+func burns(c metav1.Condition) bool { return strings.Contains(c.Message, burnRate) }
 
 // since is when the budget was found to be used up in the period that begins at start, 0 when it was not.
 func since(s v1alpha1.QueueStatus, start int64) int64 {

@@ -146,18 +146,36 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			o.t.Errorf("%v: %s", err, body)
 		}
 		q := o.objects[name]
-		switch {
-		case q == nil:
-			code = http.StatusNotFound
-		case string(ops[0].Value) != fmt.Sprintf("%q", q.UID):
-			code = http.StatusUnprocessableEntity
-		default:
-			q.Status = v1alpha1.QueueStatus{}
-			if err := json.Unmarshal(ops[1].Value, &q.Status); err != nil {
-				o.t.Error(err)
+		if q == nil {
+			code, ops = http.StatusNotFound, nil
+		}
+		for _, op := range ops {
+			if code != 0 {
+				break
 			}
-			o.writes++
-			answer = q
+			found := "none"
+			switch op.Path {
+			case "/metadata/uid":
+				found = fmt.Sprintf("%q", q.UID)
+			case "/metadata/resourceVersion":
+				found = fmt.Sprintf("%q", q.ResourceVersion)
+			case "/status/budget/epoch":
+				if q.Status.Budget != nil {
+					found = fmt.Sprint(q.Status.Budget.Epoch)
+				}
+			case "/status":
+				q.Status = v1alpha1.QueueStatus{}
+				if err := json.Unmarshal(op.Value, &q.Status); err != nil {
+					o.t.Error(err)
+				}
+				o.writes++
+				q.ResourceVersion = fmt.Sprint("written", o.writes)
+				answer = q
+				continue
+			}
+			if found != string(op.Value) {
+				code = http.StatusUnprocessableEntity
+			}
 		}
 	}
 	if !isQueue {
