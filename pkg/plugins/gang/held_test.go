@@ -1,6 +1,7 @@
 package gang
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 	fwk "k8s.io/kube-scheduler/framework"
 )
 
@@ -181,4 +184,28 @@ func TestAMemberAboveTheMinimumThatHasNoPlaceIsNotForgotten(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMembersOfWhichNobodyKnowsWhetherTheyAreBound are not planned again and again in the same moment: nothing is left to plan.
+func TestMembersOfWhichNobodyKnowsWhetherTheyAreBound(t *testing.T) {
+	inBubble(t, nodesOf(3, 8), func(r *rig) {
+		var lost atomic.Bool
+		lost.Store(true)
+		gone := errors.New("connection refused")
+		r.client.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return lost.Load(), nil, gone })
+		r.refuse = func(string, string) error {
+			if lost.Load() {
+				return gone
+			}
+			return nil
+		}
+		r.group("g", 2)
+		r.create(membersOf("g", 3, 8)...)
+		r.after(time.Minute)
+		lost.Store(false)
+		r.after(10 * time.Minute)
+		if n := r.number(); n != 3 {
+			t.Errorf("%d members are bound, want all: %s", n, r.said("g-0"))
+		}
+	})
 }
