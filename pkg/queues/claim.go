@@ -165,7 +165,7 @@ var smallest = func() map[string]int64 {
 // pod that waits wants (podspec.Estimate), on the cheapest class that it may run on: what no class can afford need not be tried.
 // A pod that ended has an End, and so has one that is being deleted of which no container runs any more; when the deletion of another
 // is seen, the End is that moment, which the caller knows. The queue is the one that the pod names also where it may not use it or does not exist: what runs is
-// counted. False for a pod that holds and asks for no GPU.
+// counted. But a pod that Weft did not bind, so that it has no annotation, has none if it may not use it. False for a pod that holds and asks for no GPU.
 func (s *Set) Claim(pod *v1.Pod, node *v1.Node) (quota.Claim, bool) {
 	r := request(pod)
 	if r.Empty() {
@@ -259,6 +259,12 @@ func (s *Set) cheapest(r gpu.Request, parts []part) []Holds {
 // claim is a claim without GPUs and times.
 func (s *Set) claim(pod *v1.Pod) quota.Claim {
 	queue := s.queueOf(pod)
+	// What somebody else bound is not charged to whom it likes.
+	if _, ours := pod.Annotations[podspec.AnnotationGPUs]; !ours && pod.Spec.NodeName != "" {
+		if q := s.queues[queue]; q != nil && !s.mayUse(pod.Namespace, q) {
+			queue = ""
+		}
+	}
 	c := quota.Claim{ID: string(pod.UID), Queue: queue, Runtime: s.runtime(pod, queue), Queued: pod.CreationTimestamp.Unix()}
 	if key, ok := podgroup.KeyOf(pod); ok {
 		c.Job = key.String()

@@ -96,7 +96,7 @@ func TestHoldsOf(t *testing.T) {
 func TestClaim(t *testing.T) {
 	s := NewSet([]*v1alpha1.Queue{
 		newTestQueue(t, "org", "{runtime: {default: 3h, max: 10h}}"), newTestQueue(t, "team", "{parent: org, runtime: {max: 2h}}"),
-		newTestQueue(t, "service", "default: true"),
+		newTestQueue(t, "service", "default: true"), newTestQueue(t, "theirs", "{namespaces: {names: [other]}, runtime: {default: 3h}}"),
 	}, testClasses(t), []*v1.Namespace{namespace("lab", nil)})
 	// bound is the pod on its node since 1000.
 	bound := func(p *v1.Pod, assignment string) *v1.Pod {
@@ -201,6 +201,21 @@ func TestClaim(t *testing.T) {
 		"what runs in a queue that was deleted is counted under its name": {with(bound(podOf(whole("1")), "main=GPU-1"), func(p *v1.Pod) {
 			p.Labels[podspec.LabelQueue] = "gone"
 		}), node(a30), claim(func(c *quota.Claim) { c.Queue, c.MilliGPU, c.Rate, c.Start = "gone", 1000, 1000, 1000 })},
+		"what Weft bound stays in a queue that it may not use any more": {with(bound(podOf(whole("1")), "main=GPU-1"), func(p *v1.Pod) {
+			p.Labels[podspec.LabelQueue] = "theirs"
+		}), node(a30), claim(func(c *quota.Claim) {
+			c.Queue, c.MilliGPU, c.Rate, c.Start, c.Runtime = "theirs", 1000, 1000, 1000, 10800
+		})},
+		"what somebody else bound has no queue that it may not use": {with(bound(podOf(whole("1")), ""), func(p *v1.Pod) {
+			p.Labels[podspec.LabelQueue] = "theirs"
+			delete(p.Annotations, podspec.AnnotationGPUs)
+		}), nil, claim(func(c *quota.Claim) { c.Queue, c.Class, c.MilliGPU, c.Rate, c.Start = "", "spot", 1000, 300, 1000 })},
+		"what somebody else bound is of a queue that it may use": {with(bound(podOf(whole("1")), ""), func(p *v1.Pod) {
+			p.Labels[podspec.LabelQueue] = "team"
+			delete(p.Annotations, podspec.AnnotationGPUs)
+		}), nil, claim(func(c *quota.Claim) {
+			c.Queue, c.Class, c.MilliGPU, c.Rate, c.Start, c.Runtime = "team", "spot", 1000, 300, 1000, 7200
+		})},
 		"a member of a gang": {with(podOf(whole("1")), func(p *v1.Pod) {
 			p.Labels[podspec.LabelPodGroup], p.Spec.Priority = "g", new(int32(7))
 		}), node(a30), claim(func(c *quota.Claim) { c.Job, c.Priority, c.MilliGPU, c.Rate = "podgroup lab/g", 7, 1000, 1000 })},
