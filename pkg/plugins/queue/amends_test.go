@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +84,63 @@ func TestAHoldThatBecomesDearerIsCountedAgain(t *testing.T) {
 		}
 		if got := held(); got != 4*before {
 			t.Errorf("%d are held, want %d", got, 4*before)
+		}
+	})
+}
+
+func TestAnElasticGangStartsWithWhatItsQueueAllows(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		allow, more func(*v1alpha1.Queue)
+	}{
+		{"limit", gpus("", "3"), gpus("", "4")},
+		{"budget", budget("3"), budget("5")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, nodes(node("n", 8)), []runtime.Object{queue("team", test.allow), queue("other")}, func(r *rig) {
+				r.group("train", 2)
+				r.create(gangOf("train", 4, "team", "1h")...)
+				r.after(time.Minute)
+				if n := r.count("train"); n != 3 {
+					t.Fatalf("%d members run, want three: the minimum, and of the rest what is allowed", n)
+				}
+				late := slices.DeleteFunc([]string{"train-0", "train-1", "train-2", "train-3"}, func(name string) bool {
+					return slices.Contains(strings.Fields(r.bound()), name)
+				})
+				if got, _ := r.said(late[0]); got != "OverLimit" && got != "OverBudget" {
+					t.Errorf("the last one is told %q", got)
+				}
+				// What it is not allowed is kept for nobody.
+				r.group("big", 5)
+				r.create(gangOf("big", 5, "other", "1h")...)
+				r.after(time.Minute)
+				if n := r.count("big"); n != 5 {
+					t.Errorf("%d of another gang run on the other 5 GPUs", n)
+				}
+				r.delete("big-0")
+				r.change(queue("team", test.more))
+				r.after(time.Minute)
+				if n := r.count("train"); n != 4 {
+					t.Errorf("%d members run, want four when they are allowed", n)
+				}
+			})
+		})
+	}
+}
+
+func TestAnElasticGangWaitsForItsMinimumOnly(t *testing.T) {
+	inBubble(t, nodes(node("n", 8)), []runtime.Object{queue("team", gpus("", "3"))}, func(r *rig) {
+		r.create(pod("first", "team", "1h", asking(2)))
+		r.wantBound("first")
+		r.group("train", 2)
+		r.create(gangOf("train", 4, "team", "1h")...)
+		r.after(time.Minute)
+		r.wantBound("first")
+		r.wantSaid("train-0", "OverLimit", "2 are needed")
+		r.delete("first")
+		r.after(time.Minute)
+		if n := r.count("train"); n != 3 {
+			t.Errorf("%d members run, want three", n)
 		}
 	})
 }

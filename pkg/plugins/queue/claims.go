@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"weft.sh/weft/pkg/gang"
+	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 	"weft.sh/weft/pkg/queues"
 	"weft.sh/weft/pkg/quota"
@@ -46,9 +47,11 @@ func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
 		}
 		return nil
 	}
-	claims := quota.Job{claim}
+	claims, need := quota.Job{claim}, 1
 	if id.gang != (gang.Key{}) {
-		for _, p := range s.gangs.Members(id.gang) {
+		members := s.membersOf(&job{id: id})
+		need = s.lacks(id.gang, members, pod.UID)
+		for _, p := range members {
 			if p.UID == pod.UID || p.Spec.NodeName != "" || s.holds[p.UID] != nil {
 				continue
 			}
@@ -72,18 +75,57 @@ func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
 		s.book.Delete(was.claim.ID) // of another class: what is in the book is not asked about again
 	}
 	// Of other members that are bound or hold already the book knows.
-	if v := s.book.Admit(claims); claim.Queue != "" && !v.OK() {
+	required := claims[:max(0, min(need, len(claims)))]
+	if v := s.book.Admit(required); claim.Queue != "" && !v.OK() {
 		if was := s.holds[pod.UID]; was != nil {
 			s.book.Set(was.claim)
 		}
 		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
 	}
-	now := s.now().Unix()
-	for i := range claims {
-		claims[i].Start = now
-		s.holds[types.UID(claims[i].ID)] = &hold{claim: claims[i], gang: id.gang, own: i == 0}
-		s.book.Set(claims[i])
+	delete(s.holds, pod.UID)
+	s.hold(id.gang, pod.UID, required)
+	for i := len(required); i < len(claims); i++ {
+		// Who gets none here is asked about again at PreBind: if it were refused now, the plan of all could be undone.
+		if one := claims[i : i+1]; s.book.Admit(one).OK() {
+			s.hold(id.gang, pod.UID, one)
+		}
 	}
+	s.changed()
+	return nil
+}
+
+// hold takes holds for claims that start now; own is the pod whose cycle it is. The lock is held.
+func (s *State) hold(k gang.Key, own types.UID, claims quota.Job) {
+	for _, c := range claims {
+		c.Start = s.now().Unix()
+		s.holds[types.UID(c.ID)] = &hold{claim: c, gang: k, own: types.UID(c.ID) == own}
+		s.book.Set(c)
+	}
+}
+
+// lacksHold reports whether the pod, a member of a gang, was let through Reserve without a hold.
+func (s *State) lacksHold(pod *v1.Pod) bool {
+	if _, ok := podgroup.KeyOf(pod); !ok || !s.active.Load() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idOf(pod).gang != (gang.Key{}) && s.holds[pod.UID] == nil
+}
+
+// holdSurplus takes the hold of a member that Reserve let through without.
+func (s *State) holdSurplus(pod *v1.Pod, on *v1.Node) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	claim, ok := s.set.ClaimOn(pod, on)
+	if !ok || s.holds[pod.UID] != nil {
+		return nil
+	}
+	one := quota.Job{claim}
+	if v := s.book.Admit(one); !v.OK() {
+		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
+	}
+	s.hold(s.idOf(pod).gang, pod.UID, one)
 	s.changed()
 	return nil
 }

@@ -72,14 +72,15 @@ func (s *State) begin(pod *v1.Pod) (*cycle, verdict) {
 	j := w.job
 	s.judge(j)
 	j.absent, j.tried = false, s.freed()+1
-	if !j.verdict.OK() {
-		return nil, j.verdict
+	if v := s.verdictFor(w); !v.OK() {
+		return nil, v
 	}
 	at := slices.IndexFunc(j.claims, func(c quota.Claim) bool { return c.ID == string(pod.UID) })
-	if at < 0 || j.queue == "" || s.holds[pod.UID] != nil {
+	if at < 0 || j.queue == "" || s.holds[pod.UID] != nil || !j.surplus[string(pod.UID)].OK() {
 		return nil, verdict{}
 	}
-	return &cycle{set: s.set, job: slices.Clone(j.claims), at: at, verdicts: map[int64]quota.Verdict{j.claims[at].Rate: {}}}, verdict{}
+	job := j.requiredWith(at)
+	return &cycle{set: s.set, job: job, at: len(job) - 1, verdicts: map[int64]quota.Verdict{j.claims[at].Rate: {}}}, verdict{}
 }
 
 // Filter implements fwk.FilterPlugin: a node whose GPUs count more than the budget has left is refused. That others leave it does not
@@ -165,6 +166,27 @@ func (pl *Plugin) Reserve(_ context.Context, _ fwk.CycleState, pod *v1.Pod, node
 		return fwk.AsStatus(err)
 	}
 	if err := pl.shared.reserve(pod, node); err != nil {
+		return fwk.AsStatus(err)
+	}
+	return nil
+}
+
+// PreBindPreFlight implements fwk.PreBindPlugin: there is nothing to do for who has a hold.
+func (pl *Plugin) PreBindPreFlight(_ context.Context, _ fwk.CycleState, pod *v1.Pod, _ string) (*fwk.PreBindPreFlightResult, *fwk.Status) {
+	if !pl.shared.lacksHold(pod) {
+		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	return nil, nil
+}
+
+// PreBind implements fwk.PreBindPlugin: a member of the surplus for which there was nothing left at Reserve takes its hold now or does
+// not start. The others of its plan are on their way by then.
+func (pl *Plugin) PreBind(_ context.Context, _ fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+	node, err := pl.shared.informers.Core().V1().Nodes().Lister().Get(nodeName)
+	if err != nil {
+		return fwk.AsStatus(err)
+	}
+	if err := pl.shared.holdSurplus(pod, node); err != nil {
 		return fwk.AsStatus(err)
 	}
 	return nil

@@ -5,6 +5,7 @@
 //	Filter       refuses nodes whose GPUs count more than the budget has left
 //	PostFilter   notes that there is no place for the pod: what is idle is not kept for it
 //	Reserve      decides, and takes the hold: of a gang once, for all members
+//	PreBind      decides about members above a gang's minimum for which Reserve had nothing left
 //	Unreserve    gives the hold back
 //	SignPod      pods of one queue and run time share results (opportunistic batching)
 //
@@ -37,9 +38,11 @@
 //
 // # Gangs
 //
-// All members of a gang are one job: those that run, and those that wait and are not held by scheduling gates, also members above the
-// minimum. They are held back together, with the same message. The first member's Reserve checks and takes the holds of all members that
-// the plan has a place for. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
+// The members of a gang are one job until it has its minimum: those that run or are being bound, and of those that wait, and are not held by
+// scheduling gates, as many as that takes. They are held back together, with the same message. Above the minimum each member is a job by
+// itself. The first member's Reserve checks the minimum, and takes the holds of all members that the plan has a place for, above the minimum
+// as far as the queue allows; who got none is asked about again at PreBind, when the plan cannot be undone any more, gives its place up
+// there after the attempts that a failed binding has, and is held back then. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
 // plan, stays when a bind is tried again on the same place or nobody knows whether it succeeded, and never outlives both.
 // A native PodGroup of the basic policy is no gang: its pods are jobs by themselves.
 //

@@ -2,10 +2,12 @@ package queue
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/metrics"
@@ -25,8 +27,13 @@ type jobID struct {
 type job struct {
 	id      jobID
 	members map[types.UID]*waiter
-	// claims are those of all members that run or wait, asked by PreEnqueue or not, as of version and set.
-	claims  quota.Job
+	// claims are those of all members that run or wait, asked by PreEnqueue or not, as of version and set: first of those that the book has,
+	// of which there are placed. need is how many of the others the job must have to start.
+	claims       quota.Job
+	placed, need int
+	// surplus are the verdicts by claim of an elastic gang that has its minimum already: each of the others is a job by itself. nil for any
+	// other job.
+	surplus map[string]verdict
 	verdict verdict
 	version uint64
 	set     *queues.Set
@@ -150,12 +157,90 @@ func (s *State) judge(j *job) {
 		j.set, j.claims = s.set, j.claims[:0]
 		j.verdict = s.claim(j)
 	}
-	j.version = s.version
+	j.version, j.surplus = s.version, nil
 	if len(j.claims) == 0 || j.queue == "" {
 		return // what claim said; pods of no queue are never held back
 	}
-	j.verdict = verdictOf(s.book.Admit(j.claims))
+	if waiting := j.claims[j.placed:]; j.need > 0 || len(waiting) == 0 {
+		j.verdict = verdictOf(s.book.Admit(j.required()))
+	} else {
+		j.surplus = map[string]verdict{}
+		for i := range waiting {
+			v := verdictOf(s.book.Admit(waiting[i : i+1]))
+			if j.surplus[waiting[i].ID] = v; i == 0 || v.OK() {
+				j.verdict = v
+			}
+		}
+	}
 	s.count(j, j.verdict.OK())
+}
+
+// required are the claims without which the job cannot start, those in the book included.
+func (j *job) required() quota.Job { return j.claims[:min(j.placed+j.need, len(j.claims))] }
+
+// requiredWith are the required claims with that one among them, the last; it is one that waits.
+func (j *job) requiredWith(at int) quota.Job {
+	if j.surplus != nil {
+		return quota.Job{j.claims[at]}
+	}
+	out := slices.Clone(j.required())
+	if own := j.claims[at]; at < len(out) {
+		out[at], out[len(out)-1] = out[len(out)-1], own
+	} else {
+		out[len(out)-1] = own
+	}
+	return out
+}
+
+// wanting are the claims that the job would start with next: its minimum, or one of the surplus.
+func (j *job) wanting() (out quota.Job) {
+	for _, c := range j.claims[j.placed:] {
+		switch v, ok := j.surplus[c.ID]; {
+		case !ok:
+			out = append(out, c)
+		case v.OK():
+			return quota.Job{c}
+		}
+	}
+	return out[:min(len(out), max(j.need, 0))]
+}
+
+// verdictFor is the answer for a member. One of the surplus that is in a plan may come as far as PreBind, which decides: before all
+// members of a plan have come it is undone when one fails. The lock is held.
+func (s *State) verdictFor(w *waiter) verdict {
+	if w.job.surplus == nil {
+		return w.job.verdict
+	}
+	v := w.job.surplus[string(w.pod.UID)]
+	if !v.OK() && s.planned(w.pod) {
+		return verdict{}
+	}
+	return v
+}
+
+// planned reports whether the pod has GPUs in the cache of GPUFit.
+func (s *State) planned(pod *v1.Pod) bool {
+	_, _, _, ok := s.options.GPUs.Cache().Holding(string(pod.UID))
+	return ok
+}
+
+// lacks is how many more of a gang's members must start for it to have its minimum, the one that is left out among them if it waits; not
+// above 0 for one that runs. members are those that run or can be tried. The lock is held.
+func (s *State) lacks(k gang.Key, members []*v1.Pod, except types.UID) int {
+	spec, err := s.gangs.Spec(k)
+	if err != nil {
+		return len(members) // nobody knows what it can do without
+	}
+	n := spec.Min
+	if pg, ok := s.gangs.CRD(k); ok && len(members) < n && pg.Status.Phase != schedv1alpha1.PodGroupFinished {
+		n -= int(pg.Status.Succeeded)
+	}
+	for _, p := range members {
+		if p.UID != except && (p.Spec.NodeName != "" || s.holds[p.UID] != nil) {
+			n--
+		}
+	}
+	return n
 }
 
 func verdictOf(v quota.Verdict) verdict {
@@ -167,9 +252,13 @@ func verdictOf(v quota.Verdict) verdict {
 
 // claim makes the claims of the job, and says what is wrong with its queue whatever is in the book. The lock is held.
 func (s *State) claim(j *job) (v verdict) {
-	j.queue = ""
+	j.queue, j.placed, j.need = "", 0, 1
 	first := true
-	for _, pod := range s.membersOf(j) {
+	members := s.membersOf(j)
+	if j.id.gang != (gang.Key{}) {
+		j.need = s.lacks(j.id.gang, members, "")
+	}
+	for _, pod := range members {
 		w := s.waiting[pod.UID]
 		c, ok := s.running[pod.UID], true
 		if pod.Spec.NodeName == "" {
@@ -192,6 +281,10 @@ func (s *State) claim(j *job) (v verdict) {
 		}
 		j.queue, first = queue, false
 		j.claims = append(j.claims, c)
+		if last := len(j.claims) - 1; pod.Spec.NodeName != "" || s.holds[pod.UID] != nil {
+			j.claims[j.placed], j.claims[last] = c, j.claims[j.placed]
+			j.placed++
+		}
 	}
 	return verdict{}
 }
@@ -255,13 +348,13 @@ func (s *State) gate(pod *v1.Pod) string {
 		return "Queue: the queues are being read"
 	}
 	s.judge(j)
-	if !j.verdict.OK() {
+	if v := s.verdictFor(w); !v.OK() {
 		if s.probes(pod.UID) {
 			w.gated = false
 			return ""
 		}
 		s.teller.tell(pod.UID)
-		return j.verdict.message
+		return v.message
 	}
 	if !s.mayTry(j) {
 		if j.turn != denied {
@@ -325,11 +418,12 @@ func (s *State) gated() []metrics.Gated {
 		if !w.gated {
 			continue
 		}
-		k := key{w.job.queue, w.job.verdict.Reason.String()}
-		if w.job.verdict.OK() {
+		v := s.verdictFor(w)
+		k := key{w.job.queue, v.Reason.String()}
+		if v.OK() {
 			k.reason = quota.NotYourTurn.String()
 		} else if k.queue == "" {
-			k.queue = w.job.verdict.Queue
+			k.queue = v.Queue
 		}
 		count[k]++
 	}

@@ -268,7 +268,10 @@ func (s *State) decide(j *job) (try []*v1.Pod) {
 	s.judge(j)
 	pass := j.verdict.OK() && s.mayTry(j)
 	if pass && j.dear != nil {
-		job := append(quota.Job{*j.dear}, j.claims...)
+		job := quota.Job{*j.dear}
+		if j.surplus == nil {
+			job = append(job, j.required()...)
+		}
 		job = deleteID(job[:1], job[1:], j.dear.ID)
 		if s.book.Admit(job).OK() {
 			j.dear = nil
@@ -279,8 +282,10 @@ func (s *State) decide(j *job) (try []*v1.Pod) {
 		}
 	}
 	for uid, w := range j.members {
+		v := s.verdictFor(w)
+		pass := v.OK() && s.mayTry(j)
 		switch {
-		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil, w.gated && !j.verdict.OK() && s.probes(uid):
+		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil, w.gated && !v.OK() && s.probes(uid):
 			try = append(try, w.pod)
 		case w.gated:
 			s.teller.tell(uid)
@@ -322,12 +327,7 @@ func (s *State) turns() {
 		if !j.given.IsZero() && now.Sub(j.given) > turnPatience {
 			j.absent = true
 		}
-		var wanting quota.Job
-		for _, claim := range j.claims {
-			if claim.Start == 0 {
-				wanting = append(wanting, claim)
-			}
-		}
+		wanting := j.wanting()
 		if len(wanting) == 0 {
 			continue
 		}

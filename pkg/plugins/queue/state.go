@@ -81,7 +81,7 @@ type State struct {
 	version uint64
 	// advanced is the second that the worker last moved the book to, zero in a new book.
 	advanced int64
-	jobs    map[jobID]*job
+	jobs     map[jobID]*job
 	// waiting are the pods that PreEnqueue was asked about and that are not bound.
 	waiting map[types.UID]*waiter
 	// eligible counts the jobs by queue that wait and that only their turn may hold back.
@@ -137,12 +137,12 @@ func (s *State) join(ctx context.Context, handle fwk.Handle) error {
 	factory := handle.SharedInformerFactory()
 	native := s.options.Native != nil && s.options.Native()
 	var err error
-	if s.gangs, err = podgroup.NewTracker(podgroup.TrackerOptions{Pods: factory, Native: native}); err != nil {
-		return err
-	}
 	reader, err := s.dial(handle.KubeConfig())
 	if err != nil {
 		return fmt.Errorf("client for queues: %w", err)
+	}
+	if s.gangs, err = podgroup.NewTracker(podgroup.TrackerOptions{Pods: factory, Native: native, CRD: reader}); err != nil {
+		return err
 	}
 	writer, err := s.statuses(handle)
 	if err != nil {
@@ -158,6 +158,7 @@ func (s *State) join(ctx context.Context, handle fwk.Handle) error {
 		return err
 	}
 	s.source.Start(ctx)
+	s.gangs.Start(ctx)
 	metrics.Register()
 	metrics.RegisterQueues(s.gated)
 	go s.start(ctx)

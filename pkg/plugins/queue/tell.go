@@ -94,7 +94,7 @@ func (s *State) heldBack(uid types.UID) (held, bool) {
 	if w == nil || !w.gated || !s.synced.Load() || !s.leading.Load() {
 		return held{}, false
 	}
-	v := w.job.verdict
+	v := s.verdictFor(w)
 	if v.OK() {
 		if w.job.turn != denied {
 			return held{}, false
