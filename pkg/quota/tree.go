@@ -37,7 +37,8 @@ type Problem struct {
 //
 // Where two contradict, the older counts (Created, then name): of queues of one name all but the oldest are left out, and
 // of children that are guaranteed more than their parent the youngest are invalid. Guarantees are compared outside of
-// windows; within one an admin may promise more than there is for a while. What runs in an invalid queue counts at those
+// windows; within one an admin may promise more than there is for a while. A window that guarantees by itself what the parent never
+// has is told as a problem, and the queue admits all the same. What runs in an invalid queue counts at those
 // above it; where the parent does not exist, or is the queue itself or below it, none can be known, and the queue stands at
 // the top.
 func NewTree(specs []Spec) (*Tree, []Problem) {
@@ -86,8 +87,8 @@ func NewTree(specs []Spec) (*Tree, []Problem) {
 			n.problem = fmt.Sprintf("queue %s is below queue %s, which is not valid: %s", n.spec.Name, p.culprit,
 				t.nodes[p.culprit].problem)
 		}
-		if n.problem != "" {
-			problems = append(problems, Problem{Queue: n.spec.Name, Message: n.problem})
+		if m := cmp.Or(n.problem, problemOfWindows(n)); m != "" {
+			problems = append(problems, Problem{Queue: n.spec.Name, Message: m})
 		}
 	})
 	slices.SortStableFunc(problems, func(a, b Problem) int { return cmp.Compare(a.Queue, b.Queue) })
@@ -231,6 +232,24 @@ func checkGuarantees(nodes []*node) {
 		}
 		given[p] = sum
 	}
+}
+
+// problemOfWindows says of the first window that guarantees more than the parent ever has. It holds nothing back.
+func problemOfWindows(n *node) string {
+	if n.parent == nil {
+		return ""
+	}
+	most := n.parent.spec.Guaranteed
+	for _, w := range n.parent.spec.Windows {
+		most = max(most, w.Guaranteed)
+	}
+	for i, w := range n.spec.Windows {
+		if w.Guaranteed > most && w.Guaranteed > n.spec.Guaranteed {
+			return fmt.Sprintf("queue %s admits pods, but window %d: guaranteed is %s GPUs, should be at most %s: parent %s is never guaranteed more",
+				n.spec.Name, i, gpus(w.Guaranteed), gpus(most), n.parent.spec.Name)
+		}
+	}
+	return ""
 }
 
 // eachFromTop visits all queues, each after the one above it.

@@ -298,3 +298,33 @@ func FuzzNewTree(f *testing.F) {
 		_ = tree.NextChange(now)
 	})
 }
+
+// TestWindowsAboveTheParent: a window that guarantees what the parent never has is told, and holds nobody back.
+func TestWindowsAboveTheParent(t *testing.T) {
+	day := func(guaranteed int64) []Window {
+		return []Window{{From: 0, To: 43200, Share: Share{Guaranteed: guaranteed, Limit: NoLimit}}}
+	}
+	for name, c := range map[string]struct {
+		parent, child []Window
+		want          []Problem
+	}{
+		"as much as the parent has":          {nil, day(8000), nil},
+		"as much as the parent has at times": {day(16000), day(16000), nil},
+		"more than the parent ever has": {day(16000), append(day(16000), day(17000)...), []Problem{{
+			"a", "queue a admits pods, but window 1: guaranteed is 17 GPUs, should be at most 16: parent org is never guaranteed more",
+		}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			org, a := top("org"), under("org", "a")
+			org.Share, org.Windows = Share{Guaranteed: 8000, Limit: NoLimit}, c.parent
+			a.Share, a.Windows = Share{Guaranteed: 4000, Limit: NoLimit}, c.child
+			tree, problems := NewTree([]Spec{org, a})
+			if diff := cmp.Diff(c.want, problems); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+			if m, _ := tree.Problem("a"); m != "" {
+				t.Errorf("it admits nothing: %s", m)
+			}
+		})
+	}
+}
