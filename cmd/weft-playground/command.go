@@ -24,7 +24,7 @@ const lacks = `The playground has no controller manager, no default scheduler an
   - create Pods with schedulerName: weft, not Deployments or Jobs, of which no pods would come
   - pods are bound and shown as running, and nothing runs: kubectl logs and kubectl exec do not work
   - a namespace that is deleted is not emptied, and the pods of a node that is deleted stay
-  - the Deployments weft-scheduler and weft-controller show 0/2, for here both run as processes`
+  - the Deployments weft-scheduler and weft-controller show 0/2 and 0/1, for here both run as processes`
 
 // newCommand is the command line; out gets the results and the progress.
 func newCommand(out io.Writer) *cobra.Command {

@@ -36,7 +36,7 @@ func TestHelpSaysWhatThereIsNot(t *testing.T) {
 	if err := cmd.ExecuteContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{lacks, "https://github.com/alibaba/clusterdata", "0/2"} {
+	for _, want := range []string{lacks, "https://github.com/alibaba/clusterdata", "0/2 and 0/1"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in the help:\n%s", want, out.String())
 		}
