@@ -103,6 +103,9 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	budgets, allowed := q.pl.budgets()
 	caps, of := q.pl.reclaim(q.pods)
 	if q.mayPreempt() {
+		if q.never() {
+			of = of.owedOnly()
+		}
 		units, pods = later.units(budgets, of)
 	}
 	if len(units) == 0 && len(leaving) == 0 {
@@ -197,14 +200,24 @@ func (q *question) makeRoomOneByOne(
 	return q.promised(&room{of: q, result: res, victims: podsOf(pods, leave), leaving: leaving, reclaimed: owed}), nil
 }
 
-// mayPreempt reports whether no member forbids it.
+// mayPreempt reports whether anybody may leave for the members: by priority if none forbids it, else those that borrowed what is
+// guaranteed to them, which is no matter of priority.
 func (q *question) mayPreempt() bool {
+	if !q.never() {
+		return true
+	}
+	caps, _ := q.pl.reclaim(q.pods)
+	return len(caps) > 0
+}
+
+// never reports whether a member says that nobody is to leave because of its priority.
+func (q *question) never() bool {
 	for _, p := range q.pods {
 		if policy := p.Spec.PreemptionPolicy; policy != nil && *policy == v1.PreemptNever {
-			return false
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // preempt keeps the places of the plan for the gang, and then evicts the victims.

@@ -239,6 +239,14 @@ func (pl *Plugin) reclaim(pods []*v1.Pod) (caps []int64, of rights) {
 	return pl.gangs.options.Queues.Reclaim(pods)
 }
 
+// owedOnly is without what priority decides; of is not nil.
+func (of rights) owedOnly() rights {
+	return func(p *v1.Pod) (groups []int, milliGPU int64, owed, ranked bool) {
+		groups, milliGPU, owed, _ = of(p)
+		return groups, milliGPU, owed, false
+	}
+}
+
 // mayLeave reports whether the pod may leave for pods of the priority.
 func (of rights) mayLeave(p *v1.Pod, priority int32) bool {
 	lower := corev1helpers.PodPriority(p) < priority

@@ -72,3 +72,23 @@ func TestWhoHoldsWhatNobodyGuaranteedStays(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoPreemptsNobodyTakesItsGuaranteeBackAllTheSame(t *testing.T) {
+	never := func(p *v1.Pod) { p.Spec.PreemptionPolicy = new(v1.PreemptNever) }
+	all := []runtime.Object{queue("a", gpus("2", "")), queue("b", gpus("1", ""))}
+	inBubble(t, nodes(node("n", 3)), all, func(r *rig) {
+		r.create(pod("b0", "b", ""), pod("b1", "b", ""), pod("b2", "b", ""))
+		r.wantBound("b0 b1 b2")
+		r.create(pod("a0", "a", "", never))
+		r.group("train", 1)
+		r.create(gangOf("train", 1, "a", "", never)...)
+		r.after(20 * time.Second)
+		if a, train, b := r.count("a"), r.count("train"), r.count("b"); a != 1 || train != 1 || b != 1 {
+			t.Errorf("%d of a, %d of its gang and %d of b are bound, want one of each", a, train, b)
+		}
+		before := r.bound()
+		r.create(pod("a-high", "a", "", priority(10), never))
+		r.after(20 * time.Second)
+		r.wantBound(before) // within its queue priority decides, and it says that nobody is to leave for that
+	})
+}
