@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -141,6 +142,35 @@ func TestAnElasticGangWaitsForItsMinimumOnly(t *testing.T) {
 		r.after(time.Minute)
 		if n := r.count("train"); n != 3 {
 			t.Errorf("%d members run, want three", n)
+		}
+	})
+}
+
+func TestBudgetsWhoseBooksNobodyKeepsAreKnownAtTheStart(t *testing.T) {
+	kept := func(ago time.Duration) func(*v1alpha1.Queue) {
+		begin := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+		return func(q *v1alpha1.Queue) {
+			q.Status.Budget = &v1alpha1.BudgetStatus{PeriodStart: metav1.Unix(0, 0), AsOf: metav1.NewTime(begin.Add(-ago))}
+		}
+	}
+	notify := func(b *v1alpha1.Budget) { b.Enforcement = v1alpha1.EnforceNotify }
+	drain := func(b *v1alpha1.Budget) { b.Enforcement = v1alpha1.EnforceDrain }
+	all := []runtime.Object{
+		queue("hold", budget("1"), kept(time.Hour)), queue("drain", budget("1", drain), kept(staleAfter)), queue("fresh", budget("1"), kept(time.Minute)),
+		queue("new", budget("1")), queue("notify", budget("1", notify), kept(time.Hour)), queue("limit", gpus("", "1")),
+	}
+	inBubble(t, nodes(node("n", 1)), all, func(r *rig) {
+		got := r.state.stale()
+		slices.Sort(got)
+		if diff := cmp.Diff([]string{"drain", "hold"}, got); diff != "" {
+			t.Errorf("budgets with old books (-want +got):\n%s", diff)
+		}
+		r.create(pod("a", "hold", "1h"))
+		r.wantBound("a") // all the same
+	})
+	inBubble(t, nodes(node("n", 1)), nil, func(r *rig) {
+		if got := r.state.stale(); got != nil {
+			t.Errorf("without queues: %v", got)
 		}
 	})
 }

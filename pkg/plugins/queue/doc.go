@@ -57,6 +57,10 @@
 // they have. What is promised to jobs whose victims are still leaving counts as done ([State.Promise]), so that several jobs at once
 // take no more than is due. Pods without GPUs preempt, and are preempted, by priority as ever.
 //
+// A limit comes before a guarantee: where the queues below one that has a limit have borrowed all of it, a job that is guaranteed some of it
+// waits (OverLimit, with that queue's name) until they end, for only who lacks room takes anything back. So the guarantees below a limit are
+// sure only if the limits of the queues there, together, leave room for them.
+//
 // # What wakes a pod
 //
 // No event of the framework: a worker judges all jobs anew, at most every 50 ms, when a Queue, a GPUClass, a namespace or a node changes,
@@ -73,8 +77,12 @@
 // # After a restart
 //
 // Claims come from the bound pods, and from pods that ended and still exist; used hours from the statuses of the queues. Nothing is decided
-// before all of it is read. Of a pod that ended and was deleted while no scheduler ran only the ledger knows: its last seconds
-// count when the controller has written them, which it does every 15 seconds.
+// before all of it is read. Of a pod that ended and was deleted before, only the ledger knows: what it used since the last checkpoint
+// counts when the controller has written it, which it does every 15 seconds. While the controller is away nobody does: a scheduler that
+// starts then lets budgets pass by all that pods used since the last checkpoint and that were deleted meanwhile, until the controller is
+// back, which charges those that it saw running, and never those that came and went while it was away. It starts pods all the same, for
+// else one outage would become two, and says in the log which checkpoints of budgets that hold pods back are older than staleAfter.
+// A scheduler that goes on running forgets nothing, nor does one that stands by.
 //
 // # Concurrency
 //

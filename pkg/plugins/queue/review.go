@@ -25,6 +25,8 @@ const (
 	// turnPatience is how long a job may have its turn without being tried until what is idle is kept for it no more: another plugin
 	// holds it back.
 	turnPatience = 5 * time.Second
+	// staleAfter is how old a checkpoint may be; the controller writes one every 15 seconds.
+	staleAfter = 5 * time.Minute
 )
 
 // start waits until everything is known, and then works until the context ends.
@@ -40,6 +42,9 @@ func (s *State) start(ctx context.Context) {
 		if !pause(ctx, time.Second) {
 			return
 		}
+	}
+	if names := s.stale(); len(names) > 0 {
+		logger().Info("The books of some budgets are not kept at the moment: what pods used since, that are deleted, is not known", "queues", names)
 	}
 	close(s.settled)
 	s.teller.start(ctx)
@@ -63,6 +68,25 @@ func (s *State) prepare(ctx context.Context) error {
 	}
 	s.synced.Store(true)
 	return nil
+}
+
+// stale are the queues with a budget that holds pods back whose checkpoint is older than staleAfter: the controller is away.
+func (s *State) stale() (names []string) {
+	if !s.active.Load() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.tree.Names() {
+		spec, _ := s.tree.Spec(name)
+		if spec.Budget == nil || spec.Budget.Enforcement != quota.Hold && spec.Budget.Enforcement != quota.Drain {
+			continue
+		}
+		if c, ok := s.set.Checkpoint(name); ok && s.now().Sub(time.Unix(c.AsOf, 0)) > staleAfter {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // wait returns when everything is known: no decision is made before.
