@@ -17,6 +17,7 @@ import (
 	"weft.sh/weft/pkg/playground"
 	"weft.sh/weft/pkg/plugins/gang"
 	"weft.sh/weft/pkg/plugins/gpufit"
+	"weft.sh/weft/pkg/plugins/queue"
 )
 
 // testSchedulerConfig makes a scheduler of the configuration, as weft-scheduler does, and does not run it.
@@ -38,13 +39,16 @@ func testSchedulerConfig(t *testing.T, cp *playground.ControlPlane, file *corev1
 
 	// The arguments are read by the plugin itself, strictly.
 	state := gpufit.NewState(gpufit.Options{ResourceSlices: func() bool { return true }})
+	queues := queue.NewState(queue.Options{GPUs: state})
 	registry := frameworkruntime.Registry{
-		gpufit.Name: gpufit.NewFactory(state), gang.Name: gang.NewFactory(gang.Options{State: state}),
+		gpufit.Name: gpufit.NewFactory(state), gang.Name: gang.NewFactory(gang.Options{State: state, Queues: queues}),
+		queue.Name: queue.NewFactory(queues),
 	}
-	client := clientset(t, cp.ConfigFor(playground.SchedulerUser))
+	config := cp.ConfigFor(playground.SchedulerUser)
+	client := clientset(t, config)
 	s, err := scheduler.New(t.Context(), client, informers.NewSharedInformerFactory(client, 0), nil,
 		func(string) events.EventRecorderLogger { return &events.FakeRecorder{} },
-		scheduler.WithProfiles(cfg.Profiles...), scheduler.WithFrameworkOutOfTreeRegistry(registry))
+		scheduler.WithKubeConfig(config), scheduler.WithProfiles(cfg.Profiles...), scheduler.WithFrameworkOutOfTreeRegistry(registry))
 	if err != nil {
 		t.Fatal(err)
 	}
