@@ -62,6 +62,9 @@ func TestQueueObjects(t *testing.T) {
 			t.Run("classes", func(t *testing.T) { testClasses(t, cp) })
 			t.Run("a status keeps what the scheduler reads", func(t *testing.T) { testQueueStatus(t, cp) })
 			t.Run("labels of pods", func(t *testing.T) { testQueueLabels(t, cp) })
+			t.Run("runtimes of pods", func(t *testing.T) { testRuntimes(t, cp) })
+			t.Run("queues that leave", func(t *testing.T) { testQueueLeaves(t, cp) })
+			t.Run("policies compile against the types", func(t *testing.T) { testPolicyTypes(t, cp) })
 			t.Run("rights of people", func(t *testing.T) { testQueueRights(t, cp) })
 		})
 	}
@@ -436,11 +439,11 @@ func TestQueuesThatAreDefinedLater(t *testing.T) {
 	if _, err := pods.CoreV1().Namespaces().Patch(t.Context(), "default", types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"a"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s = await("the namespace", func(s *queues.Set) bool { _, v := s.QueueOf(pod); return v.OK() })
+	await("the namespace", func(s *queues.Set) bool { _, v := s.QueueOf(pod); return v.OK() })
 	if _, err := client.Resource(v1alpha1.GPUClasses).Create(t.Context(), weftObject(t, "GPUClass", "dear", `{products: [H100], weight: "2"}`), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s = await("the class", func(s *queues.Set) bool { return s.ClassOn(nil, "H100", "").WeightMilli == 2000 })
+	await("the class", func(s *queues.Set) bool { return s.ClassOn(nil, "H100", "").WeightMilli == 2000 })
 
 	// A status leaves the tree as it is.
 	tree := s.Tree()
