@@ -92,6 +92,7 @@ func startController(t *testing.T, cp *playground.ControlPlane, args ...string) 
 	defer out.Close()
 	c.cmd = exec.Command(binary(t, "weft-controller"), append([]string{
 		"--kubeconfig=" + kubeconfig, fmt.Sprintf("--secure-port=%d", port), "--permit-port-sharing=true", "--leader-elect=false", "--v=2",
+		"--ledger=", // none, unless the test says where
 	}, args...)...)
 	c.cmd.Stdout, c.cmd.Stderr = out, out
 	if err := c.cmd.Start(); err != nil {

@@ -85,15 +85,14 @@ func TestLedgerIsFenced(t *testing.T) {
 				c.bound("runs")
 
 				first := startController(t, c.cp, args...)
-				asOf := advances(t, store, 0)
-				asOf = advances(t, store, asOf)
+				advances(t, store, advances(t, store, 0))
 				if err := first.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
 				second := startController(t, c.cp, args...) // takes the lease when it expires, 15 s later
 				c.create(charged("later", "team", ""))
 				c.bound("later")
-				asOf = advances(t, store, time.Now().Unix())
+				asOf := advances(t, store, time.Now().Unix())
 				if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 					t.Fatal(err)
 				}

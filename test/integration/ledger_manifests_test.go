@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -22,9 +21,6 @@ import (
 	"weft.sh/weft/pkg/playground"
 	"weft.sh/weft/pkg/podspec"
 )
-
-// A controller that a test starts keeps no ledger unless the test says where: the place by default is that of a container.
-func init() { os.Setenv("WEFT_LEDGER", "") }
 
 // TestControllerPods: of a pod the controller changes the annotation weft.sh/checkpoint-by and nothing else, and nobody else
 // changes that.

@@ -465,8 +465,8 @@ func TestPlaygroundDemo(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	inOrder(
-		t, string(out), "55 pods bound and 13 unschedulable", "68 pods created: 55 fit, 13 cannot, on purpose:", "podgroup never-gang has no room now", "never-h200 cannot run.",
-		"make up", "100 GPUs on 14 nodes", "84.5% assigned", "\nW held whole", "B  default/gang        Running",
+		t, string(out), "56 pods bound and 15 unschedulable", "71 pods created: 56 fit, 15 cannot, on purpose:", "podgroup never-gang has no room now", "never-h200 cannot run.",
+		"make up", "100 GPUs on 14 nodes", "86.5% assigned", "\nW held whole", "B  default/gang        Running",
 	)
 	u.nothingLeft(t)
 }
@@ -493,7 +493,7 @@ func TestPlaygroundUpWithAWorkload(t *testing.T) {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	out := string(b)
-	inOrder(t, out, "export KUBECONFIG=", "bin/weft why POD", "55 pods bound at ", "never-h200 cannot run.", "100 GPUs on 14 nodes")
+	inOrder(t, out, "export KUBECONFIG=", "bin/weft why POD", "56 pods bound at ", "never-h200 cannot run.", "100 GPUs on 14 nodes")
 	if n := strings.Count(out, "never-h200"); n != 1 {
 		t.Errorf("why never-h200 cannot run is said %d times:\n%s", n, out)
 	}
