@@ -65,8 +65,12 @@ func LostWork(milliGPU int64, start, checkpointedAt, now time.Time) int64 {
 //
 // A required level is tried domain by domain, and the domain with the cheapest victims is taken. Otherwise, and for a
 // preferred level, all nodes are one domain: victims matter more than how close the members will be.
-func Preempt(p *Problem, priority int32, units []Unit, budgets []int) (*Result, []int, fit.Rejection) {
-	return preempt(p, priority, units, budgets, searchLimits{exact: maxExact, effort: maxEffort})
+//
+// A gang that is guaranteed the room which others borrowed takes units that are owed ([Unit.Owed]), whatever their priority, beside
+// ones of lower priority, and of no group more than its cap. A unit with a pod in a group that has no cap does not leave. With
+// more units than are searched exhaustively, a way within the caps that exists may be missed. The zero Caps bound nothing.
+func Preempt(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) (*Result, []int, fit.Rejection) {
+	return makeRoom(p, priority, units, budgets, caps, searchLimits{exact: maxExact, effort: maxEffort})
 }
 
 const (
@@ -77,10 +81,6 @@ const (
 )
 
 type searchLimits struct{ exact, effort int }
-
-func preempt(p *Problem, priority int32, units []Unit, budgets []int, limits searchLimits) (*Result, []int, fit.Rejection) {
-	return makeRoom(p, priority, units, budgets, Caps{}, limits)
-}
 
 func makeRoom(p *Problem, priority int32, units []Unit, budgets []int, caps Caps, limits searchLimits) (*Result, []int, fit.Rejection) {
 	res, rejection := Plan(p)

@@ -40,7 +40,7 @@ func BenchmarkPreempt(b *testing.B) {
 			t, units, _ := fullTown(b, tc.each, tc.members)
 			victims := 0
 			for b.Loop() {
-				_, v, _ := Preempt(&t.Problem, 9, units, nil)
+				_, v, _ := Preempt(&t.Problem, 9, units, nil, Caps{})
 				victims = len(v)
 			}
 			b.ReportMetric(float64(victims), "victims")
@@ -65,7 +65,7 @@ func BenchmarkReclaim(b *testing.B) {
 			}
 			victims := 0
 			for b.Loop() {
-				_, v, _ := Reclaim(&t.Problem, 0, units, nil, caps)
+				_, v, _ := Preempt(&t.Problem, 0, units, nil, caps)
 				victims = len(v)
 			}
 			b.ReportMetric(float64(victims), "victims")

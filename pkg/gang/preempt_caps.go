@@ -3,8 +3,6 @@ package gang
 import (
 	"iter"
 	"slices"
-
-	"weft.sh/weft/pkg/fit"
 )
 
 // Caps bound what leaves of groups of pods, however cheap it is: a queue is not to lose what it is guaranteed.
@@ -15,16 +13,6 @@ type Caps struct {
 	// what its queue is guaranteed and some that is borrowed leaves whole, where otherwise it would never give back what is
 	// borrowed.
 	Straddle bool
-}
-
-// Reclaim is [Preempt] for a gang that is guaranteed the room which others borrowed: it takes units that are owed, whatever
-// their priority, and ones of lower priority, and of no group more than its cap. Among what may leave, priority and lost
-// work decide as ever. A unit with a pod in a group that has no cap does not leave.
-//
-// With up to 12 units that could help the cost is the least there is within the caps; with more, a way that exists may be
-// missed.
-func Reclaim(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) (*Result, []int, fit.Rejection) {
-	return makeRoom(p, priority, units, budgets, caps, searchLimits{exact: maxExact, effort: maxEffort})
 }
 
 // take is what a unit counts against a cap.

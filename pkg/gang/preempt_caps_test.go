@@ -257,7 +257,7 @@ func TestReclaim(t *testing.T) {
 					t.Fatalf("no room for %s", uid)
 				}
 			}
-			_, victims, rejection := Reclaim(&town.Problem, 5, tc.units(town), nil, tc.caps)
+			_, victims, rejection := Preempt(&town.Problem, 5, tc.units(town), nil, tc.caps)
 			got := fmt.Sprint(victims)
 			if !rejection.OK() {
 				got = rejection.Message()
@@ -331,7 +331,7 @@ func TestAQueueGetsItsGuaranteeBackInOnePass(t *testing.T) {
 			unit.Pods[0].MilliGPU, unit.Pods[0].Groups = 1000, groups
 			candidates, of = append(candidates, unit), append(of, queues[u])
 		}
-		_, victims, rejection := Reclaim(&town.Problem, 0, candidates, nil, Caps{MilliGPU: allowed.Caps})
+		_, victims, rejection := Preempt(&town.Problem, 0, candidates, nil, Caps{MilliGPU: allowed.Caps})
 
 		has := func(queue string) int64 {
 			if len(queue) == 1 {

@@ -82,7 +82,7 @@ func TestVictimsOfLargeGangsCannotBeSpared(t *testing.T) {
 			if tc.rack {
 				town.Required = "rack"
 			}
-			res, victims, rejection := Preempt(&town.Problem, 3, units, nil)
+			res, victims, rejection := Preempt(&town.Problem, 3, units, nil, Caps{})
 			if !rejection.OK() || len(victims) == 0 || res.Truncated {
 				t.Fatalf("result %v, victims %v, rejection %q", res, victims, rejection.Message())
 			}
@@ -106,7 +106,7 @@ func BenchmarkPreemptAmongManyKinds(b *testing.B) {
 			}
 			victims, truncated := 0, 0.0
 			for b.Loop() {
-				res, v, rejection := Preempt(&town.Problem, 3, units, nil)
+				res, v, rejection := Preempt(&town.Problem, 3, units, nil, Caps{})
 				if !rejection.OK() {
 					b.Fatal(rejection.Message())
 				}

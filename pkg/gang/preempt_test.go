@@ -312,7 +312,7 @@ func TestPreemptAgainstBruteForce(t *testing.T) {
 				}
 				priority := int32(1 + r.IntN(5))
 				units = units[:min(len(units), maxExact)]
-				res, victims, rejection := preempt(&town.Problem, priority, units, budgets, tc.limits)
+				res, victims, rejection := makeRoom(&town.Problem, priority, units, budgets, Caps{}, tc.limits)
 				want := cheapestByForce(&town.Problem, priority, units, budgets)
 				if rejection.OK() != (res != nil) || res == nil && len(victims) > 0 {
 					t.Fatalf("result %v, victims %v, rejection %q", res, victims, rejection.Message())
@@ -513,7 +513,7 @@ func TestPreempt(t *testing.T) {
 			if tc.required {
 				town.Required = "rack"
 			}
-			_, victims, rejection := Preempt(&town.Problem, tc.priority, tc.units(town), tc.budgets)
+			_, victims, rejection := Preempt(&town.Problem, tc.priority, tc.units(town), tc.budgets, Caps{})
 			got := fmt.Sprint(victims)
 			if !rejection.OK() {
 				got = rejection.Message()
@@ -531,7 +531,7 @@ func TestNobodyLeavesForSurplusMembers(t *testing.T) {
 	town.put("m0", 0, whole(2))
 	town.Members[0].Node = "n0"
 	town.put("a", 1, whole(2))
-	res, victims, rejection := Preempt(&town.Problem, 9, []Unit{town.unit(0, 0, "a")}, nil)
+	res, victims, rejection := Preempt(&town.Problem, 9, []Unit{town.unit(0, 0, "a")}, nil, Caps{})
 	if res != nil || victims != nil || rejection.OK() {
 		t.Errorf("%v, %v, %s", res, victims, rejection.Message())
 	}
@@ -541,9 +541,9 @@ func TestTheSameVictimsEveryTime(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 2))
 	for range 30 {
 		town, units, budgets := randomTown(r, 8, 24, oneShape)
-		_, first, _ := Preempt(&town.Problem, 4, units, budgets)
+		_, first, _ := Preempt(&town.Problem, 4, units, budgets, Caps{})
 		for range 3 {
-			_, again, _ := Preempt(&town.Problem, 4, units, budgets)
+			_, again, _ := Preempt(&town.Problem, 4, units, budgets, Caps{})
 			if diff := cmp.Diff(first, again); diff != "" {
 				t.Fatalf("(-first +again)\n%s", diff)
 			}
@@ -556,8 +556,8 @@ func TestAPlanWithoutTheEffortForAGoodOne(t *testing.T) {
 	short := 0
 	for range 60 {
 		town, units, budgets := randomTown(r, 6, 20, manyShapes)
-		full, _, _ := preempt(&town.Problem, 5, units, budgets, searchLimits{maxExact, maxEffort})
-		res, victims, rejection := preempt(&town.Problem, 5, units, budgets, searchLimits{maxExact, 0})
+		full, _, _ := makeRoom(&town.Problem, 5, units, budgets, Caps{}, searchLimits{maxExact, maxEffort})
+		res, victims, rejection := makeRoom(&town.Problem, 5, units, budgets, Caps{}, searchLimits{maxExact, 0})
 		if (full == nil) != (res == nil) {
 			t.Fatalf("with effort %v, without %v (%s)", full, res, rejection.Message())
 		}

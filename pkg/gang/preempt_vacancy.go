@@ -24,7 +24,7 @@ type Occupant struct {
 	// Budgets are the disruption budgets that it counts against, as indices into those given to [Preempt].
 	Budgets []int
 	// MilliGPU is what it holds as its queue counts it, and Groups are the groups of pods that it is in, as indices into the caps given to
-	// [Reclaim].
+	// [Preempt].
 	MilliGPU int64
 	Groups   []int
 }

@@ -76,7 +76,7 @@
 //     gang back. What is kept expires 30 s after the longest grace period of the victims; a pod that is still there then is
 //     counted on no more.
 //     Where there are Queues (Options.Queues) those of lower priority leave only if they are of the gang's queue, of one below it, or
-//     have no GPUs; and, whatever their priority, those of queues that have borrowed what the gang's is guaranteed (gang.Reclaim).
+//     have no GPUs; and, whatever their priority, those of queues that have borrowed what the gang's is guaranteed (gang.Preempt with caps).
 //   - Backfill (gang.Start; argument backfill): when enough pods say how long they run, it is known when the gang can start, and
 //     on what. That is kept for it, and pods that end before may start on it, by their weft.sh/runtime. It is computed anew each
 //     time the gang is refused again: when pods end, and when the start has come and pods run longer than they said.

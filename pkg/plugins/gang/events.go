@@ -13,6 +13,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
+	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/inventory"
@@ -72,7 +73,7 @@ func (pl *Plugin) afterPodDeleted(_ klog.Logger, pod *v1.Pod, oldObj, _ any) (fw
 		if r := pl.leads(pod); r != nil && (r.wide || keepsOff(deleted)) {
 			return fwk.Queue, nil // it was in the way of members on other nodes too
 		}
-		return pl.fitsNow(pod, deleted.Spec.NodeName), nil
+		return pl.fits(pod, deleted.Spec.NodeName, false), nil
 	}
 	return fwk.Queue, nil // a tombstone: something is gone
 }
@@ -83,10 +84,10 @@ func keepsOff(pod *v1.Pod) bool {
 	return a != nil && a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0
 }
 
-func (pl *Plugin) afterNodeChange(_ klog.Logger, pod *v1.Pod, _, newObj any) (fwk.QueueingHint, error) {
+func (pl *Plugin) afterNodeChange(_ klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	pl.gangs.gpus.Refresh(newObj)
 	if node, ok := newObj.(*v1.Node); ok {
-		return pl.fitsNow(pod, node.Name), nil
+		return pl.fits(pod, node.Name, oldObj == nil), nil
 	}
 	return fwk.Queue, nil
 }
@@ -103,7 +104,7 @@ func (pl *Plugin) afterResourceSliceChange(_ klog.Logger, pod *v1.Pod, oldObj, n
 		return pl.afterOtherChange(logger(), pod, oldObj, newObj) // devices that claims ask for, if anything
 	}
 	pl.gangs.gpus.Refresh(slice)
-	return pl.fitsNow(pod, *slice.Spec.NodeName), nil
+	return pl.fits(pod, *slice.Spec.NodeName, oldObj == nil), nil
 }
 
 // afterOtherChange is for gangs of which the nodes alone do not decide.
@@ -124,14 +125,18 @@ func (pl *Plugin) afterPodUpdated(_ klog.Logger, _ *v1.Pod, oldObj, newObj any) 
 	return fwk.Queue, nil
 }
 
-// fitsNow asks for a retry when the pod leads its gang and the node that changed can take a member. The gang may need other
-// nodes too, but only a node that changed can make the difference.
-func (pl *Plugin) fitsNow(pod *v1.Pod, node string) fwk.QueueingHint {
+// fits asks for a retry when the pod leads its gang and the node that changed can take a member, or could if it were empty: one that
+// was not known may have pods that can leave, or that are leaving. The gang may need other nodes too, but only a node that changed
+// can make the difference.
+func (pl *Plugin) fits(pod *v1.Pod, node string, emptied bool) fwk.QueueingHint {
 	r := pl.leads(pod)
 	if r == nil {
 		return fwk.QueueSkip
 	}
 	n := pl.gangs.gpus.Cache().Node(node)
+	if n != nil && emptied {
+		n = cluster.NewNode(n.Name, n.Inventory, nil)
+	}
 	for _, request := range r.requests {
 		if fit.Check(n, request) == fit.Fits {
 			return fwk.Queue

@@ -114,7 +114,7 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	limits, considered := later.limits(), map[int]bool{}
 	for range maxReplans {
 		// A gang that has some of what its queue is guaranteed, and some that is borrowed, leaves whole or not at all: it does.
-		res, chosen, r := gang.Reclaim(&later.Problem, q.priority, units, allowed, gang.Caps{MilliGPU: caps, Straddle: true})
+		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed, gang.Caps{MilliGPU: caps, Straddle: true})
 		if !r.OK() {
 			break
 		}
