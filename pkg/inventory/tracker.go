@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -170,6 +171,25 @@ func (t *Tracker) refreshPod(seen *v1.Pod) {
 				"node", pod.Spec.NodeName, "reason", err.Error())
 		}
 	}
+}
+
+// CatchUp takes out of the cache what pods of these nodes hold that are gone, and reports whether there were any: that they go may
+// be known to others before it gets here, and who is refused in between would not hear of it again.
+func (t *Tracker) CatchUp(nodes []*cluster.Node) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := false
+	for _, n := range nodes {
+		for _, p := range n.Pods {
+			namespace, name, _ := strings.Cut(p.Name, "/")
+			pod, err := t.pods.Pods(namespace).Get(name)
+			if err != nil || string(pod.UID) != p.UID || pod.Spec.NodeName != "" && !podspec.Bound(pod) {
+				t.cache.Forget(p.UID)
+				found = true
+			}
+		}
+	}
+	return found
 }
 
 // Holding is what a bound pod holds. The error says why its assignment is not known; the pod then counts with what it asks

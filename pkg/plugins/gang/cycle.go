@@ -77,6 +77,10 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 	}
 	start := time.Now()
 	node, refused, err := pl.plan(ctx, state, in, pod, nodes)
+	// A pod that went before this one came had its event before this one could hear of it.
+	if refused != nil && pl.gangs.gpus.CatchUp(pl.snapshot.Sorted()) {
+		node, refused, err = pl.plan(ctx, state, in, pod, nodes)
+	}
 	metrics.GangPlanned(time.Since(start))
 	switch {
 	case errors.Is(err, errWithoutPlace):

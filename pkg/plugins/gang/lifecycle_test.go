@@ -334,7 +334,7 @@ func TestAnElasticGangGrowsWhenThereIsRoom(t *testing.T) {
 		r.create(member("g", "g-2", 4))
 		r.after(11 * time.Second)
 		if n := r.number(); n != 4 {
-			r.t.Fatalf("bound: %q", r.bound())
+			r.t.Fatalf("bound: %q; told %q", r.bound(), r.said("g-2"))
 		}
 		r.idle()
 	})

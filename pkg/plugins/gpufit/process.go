@@ -13,6 +13,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/cache"
+	"weft.sh/weft/pkg/cluster"
 	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/inventory"
 	"weft.sh/weft/pkg/metrics"
@@ -88,6 +89,10 @@ func (s *State) Cache() *cache.Cache { return s.cache }
 // Refresh brings the cache up to date with an object that an event is about, whichever handler sees the event first; see
 // [Plugin.EventsToRegister].
 func (s *State) Refresh(obj any) { s.tracker.Refresh(obj) }
+
+// CatchUp takes out of the cache what pods of these nodes hold that are gone, though nobody told yet, and reports whether there were
+// any.
+func (s *State) CatchUp(nodes []*cluster.Node) bool { return s.tracker.CatchUp(nodes) }
 
 // ResourceSlices reports whether the API server serves them. Only after Join.
 func (s *State) ResourceSlices() bool { return s.slices }
