@@ -97,6 +97,15 @@ func TestANativeGangTakesThePlaceOfWholeGangs(t *testing.T) {
 	c.nativeStarted("old", 2)
 	c.gangOf("custom", 2, 8, kept)
 	c.started("custom", 2, 20*time.Second)
+	// It has work to lose by now: in whole seconds, as the API has them.
+	eventually(t, 20*time.Second, func() string {
+		for _, p := range c.membersOf("custom") {
+			if start := p.Status.StartTime; start == nil || time.Since(start.Time) < 2*time.Second {
+				return p.Name + " has done nothing yet"
+			}
+		}
+		return ""
+	})
 
 	// 3 nodes are needed, and one is free: the native gang, of which no work is lost, leaves as a whole, and the other stays.
 	c.nativeGroup("new", 3, urgentGroup)

@@ -164,15 +164,15 @@ func testQueues(t *testing.T, cp *playground.ControlPlane) {
 				t.Errorf("refused: %v", err)
 			default:
 				q := typedObject[v1alpha1.Queue](t, created)
-				var got string
+				var got strings.Builder
 				for _, p := range queues.NewSet([]*v1alpha1.Queue{q}, nil, nil).Problems() {
 					// That the parent is missing is found when the tree is built.
 					if q.Spec.Parent == "" {
-						got += p.Message
+						got.WriteString(p.Message)
 					}
 				}
-				if (got == "") != (c.problem == "") || !strings.Contains(got, c.problem) {
-					t.Errorf("problem %q: want %q", got, c.problem)
+				if (got.Len() == 0) != (c.problem == "") || !strings.Contains(got.String(), c.problem) {
+					t.Errorf("problem %q: want %q", got.String(), c.problem)
 				}
 			}
 		})
@@ -213,12 +213,12 @@ func testClasses(t *testing.T, cp *playground.ControlPlane) {
 			case err != nil:
 				t.Errorf("refused: %v", err)
 			default:
-				var got string
+				var got strings.Builder
 				for _, p := range queues.NewSet(nil, []*v1alpha1.GPUClass{typedObject[v1alpha1.GPUClass](t, created)}, nil).Problems() {
-					got += p.Message
+					got.WriteString(p.Message)
 				}
-				if (got == "") != (c.problem == "") || !strings.Contains(got, c.problem) {
-					t.Errorf("problem %q: want %q", got, c.problem)
+				if (got.Len() == 0) != (c.problem == "") || !strings.Contains(got.String(), c.problem) {
+					t.Errorf("problem %q: want %q", got.String(), c.problem)
 				}
 			}
 		})
@@ -443,7 +443,7 @@ func TestQueuesThatAreDefinedLater(t *testing.T) {
 	if _, err := client.Resource(v1alpha1.GPUClasses).Create(t.Context(), weftObject(t, "GPUClass", "dear", `{products: [H100], weight: "2"}`), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	await("the class", func(s *queues.Set) bool { return s.ClassOn(nil, "H100", "").WeightMilli == 2000 })
+	s = await("the class", func(s *queues.Set) bool { return s.ClassOn(nil, "H100", "").WeightMilli == 2000 })
 
 	// A status leaves the tree as it is.
 	tree := s.Tree()
