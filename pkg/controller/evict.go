@@ -9,12 +9,11 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
+	"weft.sh/weft/pkg/eviction"
 	"weft.sh/weft/pkg/gang"
 )
 
@@ -41,16 +40,11 @@ func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg group, 
 	var errs []error
 	workqueue.ParallelizeUntil(ctx, evictions, len(next.Evict), func(i int) {
 		pod := pods[next.Evict[i]]
-		// Not by the typed client: it would wait and try again by itself, and hold up the gangs behind this one.
-		err := c.client.CoreV1().RESTClient().Post().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).SubResource("eviction").
-			Body(&policyv1.Eviction{
-				ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
-				DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
-			}).MaxRetries(0).Do(ctx).Error()
+		leaves, err := eviction.Evict(ctx, c.client, pod)
 		switch {
-		case err == nil:
+		case leaves:
 			c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is gone, or another has its name
+		case err == nil:
 		default:
 			if apierrors.IsTooManyRequests(err) {
 				c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventBlocked, "Evict",

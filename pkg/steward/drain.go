@@ -9,12 +9,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"weft.sh/weft/pkg/apis/weft/v1alpha1"
+	"weft.sh/weft/pkg/eviction"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
 )
@@ -115,17 +115,12 @@ func (s *Steward) tell(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod, dead
 }
 
 func (s *Steward) evict(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod) error {
-	// Not by the typed client: it would wait and try again by itself, and hold up the pods behind this one.
-	err := s.o.Client.CoreV1().RESTClient().Post().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).SubResource("eviction").
-		Body(&policyv1.Eviction{
-			ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
-			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
-		}).MaxRetries(0).Do(ctx).Error()
+	leaves, err := eviction.Evict(ctx, s.o.Client, pod)
 	switch {
-	case err == nil:
+	case leaves:
 		s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrained, "Drain", "evicted: the budget of queue %s is used up", q.Name)
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case err == nil:
 		return nil
 	case apierrors.IsTooManyRequests(err):
 		s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrainBlocked, "Drain",
