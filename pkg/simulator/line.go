@@ -41,6 +41,7 @@ type Line struct {
 	GapAt100   *float64 `json:"gap_at_100"`
 
 	curve curve
+	trail *Trail // see Lineup.Trails
 }
 
 // beside sets the result beside the bound.

@@ -20,6 +20,8 @@ type Lineup struct {
 	Load float64
 	// Bound asks for what no placement can exceed beside each result.
 	Bound bool
+	// Trails asks for a Trail with each result.
+	Trails bool
 }
 
 // Runs is the number of runs.
@@ -100,7 +102,11 @@ func (l *Lineup) one(ctx context.Context, i int, tell func(done, of int)) (Line,
 	i /= len(l.Seeds)
 	policy := l.Policies[i%len(l.Policies)]
 	w := l.Workloads[i/len(l.Policies)]
-	return simulate(ctx, w, policy, seed, l.Load, tell)
+	var trail *Trail
+	if l.Trails {
+		trail = newTrail(w, l.Load, w == l.Workloads[0] && seed == l.Seeds[0])
+	}
+	return simulate(ctx, w, policy, seed, l.Load, trail, tell)
 }
 
 // ParseSeeds reads a list such as 42-51,60.

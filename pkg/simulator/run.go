@@ -13,6 +13,7 @@ type run struct {
 	w      *Workload
 	policy Policy
 	nodes  []node // in the policy's order
+	order  []int  // the same, as indexes into the workload's nodes
 	// scores are by class, nil until one comes; see scoresOf.
 	scores []*scores
 	// changed are the places of the nodes that were placed on, in order of time; what is older than an entry's seen is
@@ -25,6 +26,7 @@ type run struct {
 	allocated, arrived, fragment int64
 	placed, pods                 int
 	curve                        curve
+	trail                        *Trail // nil for none
 }
 
 // scores are the score of each node for a class, noFit where it has no place.
@@ -38,8 +40,9 @@ const noFit = -1
 // checkEvery is after how many pods a run looks whether it is to end.
 const checkEvery = 64
 
-// simulate runs the workload and tells, from time to time, how many of how many pods have arrived.
-func simulate(ctx context.Context, w *Workload, policy string, seed int64, load float64, tell func(done, of int)) (Line, error) {
+// simulate runs the workload and tells, from time to time, how many of how many pods have arrived. A trail is filled unless it
+// is nil.
+func simulate(ctx context.Context, w *Workload, policy string, seed int64, load float64, trail *Trail, tell func(done, of int)) (Line, error) {
 	arriving, order, source, err := w.arrivals(seed, load)
 	if err != nil {
 		return Line{}, err
@@ -49,6 +52,10 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 		return Line{}, err
 	}
 	r := newRun(w, p, order)
+	if r.trail = trail; trail != nil {
+		trail.add(r)
+		defer trail.end(r)
+	}
 	start := time.Now()
 	for i, c := range arriving {
 		if i%checkEvery == 0 {
@@ -67,7 +74,8 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 
 // newRun is a run before the first pod; order is that of the protocol.
 func newRun(w *Workload, p Policy, order []int) *run {
-	r := &run{w: w, policy: p, nodes: w.state(p.order(order)), scores: make([]*scores, len(w.classes)), stamps: make([]int, len(w.nodes))}
+	order = p.order(order)
+	r := &run{w: w, policy: p, order: order, nodes: w.state(order), scores: make([]*scores, len(w.classes)), stamps: make([]int, len(w.nodes))}
 	for i := range r.nodes {
 		r.fragment += r.nodes[i].fragment
 	}
@@ -94,6 +102,9 @@ func (r *run) arrive(c *class) error {
 		}
 	}
 	r.curve.add(r)
+	if r.trail != nil {
+		r.trail.add(r)
+	}
 	return nil
 }
 
@@ -175,7 +186,7 @@ func (r *run) line(policy string, seed int64, load float64, took time.Duration) 
 		Workload: r.w.Name, Policy: policy, Seed: seed, Engine: EngineCore, Load: load, Nodes: len(r.nodes), GPUs: r.w.gpus,
 		Pods: r.pods, Placed: r.placed, AllocFinal: rounded(r.allocation()), FragAmountFinal: rounded(r.fragmentation()),
 		UnallocatedGPUsFinal: rounded(float64(r.w.milliGPU()-r.allocated) / float64(gpu.WholeMilliGPU)),
-		PodsPerSecond:        rounded(float64(r.pods) / max(took.Seconds(), 1e-9)), curve: r.curve,
+		PodsPerSecond:        rounded(float64(r.pods) / max(took.Seconds(), 1e-9)), curve: r.curve, trail: r.trail,
 	}
 	if a, f, ok := r.curve.at(100); ok {
 		alloc, frag := rounded(a), rounded(f)

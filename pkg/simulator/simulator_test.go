@@ -276,7 +276,7 @@ func TestTheOrderOfTheListsDoesNotMatter(t *testing.T) {
 		}
 		var out []Line
 		for _, policy := range PolicyNames() {
-			l, err := simulate(t.Context(), w, policy, 1, 1.3, func(int, int) {})
+			l, err := simulate(t.Context(), w, policy, 1, 1.3, nil, func(int, int) {})
 			if err != nil {
 				t.Fatal(err)
 			}
