@@ -25,6 +25,8 @@ var core = map[string][]string{
 	// The node agent's half of the core: what it gives out and whether a GPU is fit to be. Neither sees how the scheduler decides.
 	"slot":   {"gpu", "mig", "cluster"},
 	"health": {"gpu"},
+	// What will be wanted, and what to buy for it: it knows amounts, and nothing of nodes or requests.
+	"forecast": {},
 }
 
 // coreTestLibraries are the modules that tests of the core may use. What ships from the core has no dependency at all.
