@@ -9,7 +9,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
@@ -27,7 +26,8 @@ const (
 	eventOrphaned = "GangOrphaned"
 )
 
-// evict has the members leave. The error is for those that could not: it is to be tried again.
+// evict has the members leave, each by itself: a gang that runs in part loses nothing when it leaves in part, and what leaves gives its
+// GPUs back. The error is for those that could not: it is to be tried again.
 func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg group, pods []*v1.Pod, next gang.Next) error {
 	// What is tried again is one eviction.
 	if id := fmt.Sprintf("%s %s", next.Reason, g.status.Since.Format(time.RFC3339)); g.eviction != id {
@@ -46,13 +46,13 @@ func (c *Controller) evict(ctx context.Context, k gang.Key, g *known, pg group, 
 			c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventEvicted, "Evict", "%s", note(k.String()+": "+next.Why))
 		case err == nil:
 		default:
-			if apierrors.IsTooManyRequests(err) {
+			if blocked := (*eviction.BlockedError)(nil); errors.As(err, &blocked) {
 				c.recorder.Eventf(pod, pg.reference, v1.EventTypeWarning, eventBlocked, "Evict",
-					"%s", note("to be evicted, and a PodDisruptionBudget is in the way: "+err.Error()))
+					"%s", note("to be evicted, and a PodDisruptionBudget is in the way: "+blocked.Why))
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			errs = append(errs, fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err))
+			errs = append(errs, err)
 		}
 	})
 	if len(errs) > 3 {

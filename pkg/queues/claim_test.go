@@ -97,6 +97,7 @@ func TestClaim(t *testing.T) {
 	s := NewSet([]*v1alpha1.Queue{
 		newTestQueue(t, "org", "{runtime: {default: 3h, max: 10h}}"), newTestQueue(t, "team", "{parent: org, runtime: {max: 2h}}"),
 		newTestQueue(t, "service", "default: true"), newTestQueue(t, "theirs", "{namespaces: {names: [other]}, runtime: {default: 3h}}"),
+		newTestQueue(t, "longest", "{runtime: {max: 5h}}"), newTestQueue(t, "below", "{parent: longest, runtime: {max: 9h}}"),
 	}, testClasses(t), []*v1.Namespace{namespace("lab", nil)})
 	// bound is the pod on its node since 1000.
 	bound := func(p *v1.Pod, assignment string) *v1.Pod {
@@ -197,6 +198,11 @@ func TestClaim(t *testing.T) {
 		})},
 		"the default of a queue above, as far as the queue allows": {with(podOf(whole("1")), func(p *v1.Pod) { p.Labels[podspec.LabelQueue] = "team" }), node(a30), claim(func(c *quota.Claim) {
 			c.Queue, c.MilliGPU, c.Rate, c.Runtime = "team", 1000, 1000, 7200
+		})},
+		"without a default the least maximum of its queue and those above": {with(podOf(whole("1")), func(p *v1.Pod) {
+			p.Labels[podspec.LabelQueue] = "below"
+		}), node(a30), claim(func(c *quota.Claim) {
+			c.Queue, c.MilliGPU, c.Rate, c.Runtime = "below", 1000, 1000, 18000
 		})},
 		"what runs in a queue that was deleted is counted under its name": {with(bound(podOf(whole("1")), "main=GPU-1"), func(p *v1.Pod) {
 			p.Labels[podspec.LabelQueue] = "gone"

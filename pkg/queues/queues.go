@@ -287,7 +287,7 @@ func (s *Set) path(name string) func(yield func(*queue) bool) {
 }
 
 // runtime is how long the pod is expected to run: what it says, else the default of its queue or the nearest above that has one, within
-// what all of them allow; 0 when nobody knows.
+// what all of them allow, else the longest that these allow; 0 when nobody knows.
 func (s *Set) runtime(pod *v1.Pod, queue string) int64 {
 	if d, ok, err := podspec.Runtime(pod); ok && err == nil {
 		return seconds(d)
@@ -300,7 +300,13 @@ func (s *Set) runtime(pod *v1.Pod, queue string) int64 {
 			limit = min(limit, q.spec.MaxRuntime)
 		}
 	}
-	return min(runtime, limit)
+	switch {
+	case runtime > 0:
+		return min(runtime, limit)
+	case limit != quota.NoLimit:
+		return limit
+	}
+	return 0
 }
 
 // bounded lists names, few of many.

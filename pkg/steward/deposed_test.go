@@ -70,7 +70,7 @@ func TestDrainEndsWithTheLead(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := o.steward.drain(ctx, []drain{{o.objects["q"], pods, now - 1, 0}}, now); err == nil {
+	if err := o.steward.drain(ctx, []drain{{pods, now - 1, 0, "of a test"}}, now); err == nil {
 		t.Error("no error says that not all was done")
 	}
 	if asked := o.takeAsked(); len(asked) > 0 {

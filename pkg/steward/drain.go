@@ -13,10 +13,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"weft.sh/weft/pkg/apis/weft/v1alpha1"
 	"weft.sh/weft/pkg/eviction"
 	"weft.sh/weft/pkg/podgroup"
 	"weft.sh/weft/pkg/podspec"
+	"weft.sh/weft/pkg/quota"
 )
 
 // Reasons of the events about pods that have to leave.
@@ -26,52 +26,90 @@ const (
 	eventDrainBlocked = "BudgetDrainBlocked"
 )
 
-// drain is a queue whose pods have to leave, told of it grace seconds before.
+// drain is pods that have to leave, told of it grace seconds before.
 type drain struct {
-	queue *v1alpha1.Queue
-	pods  []*v1.Pod // of its subtree
+	pods []*v1.Pod
 	// at is the earliest moment at which they have to be gone.
 	at, grace int64
+	// why is the reason, in words.
+	why string
 }
 
-// drain tells the pods of queues that are used up when they have to leave, so that they write a checkpoint, and evicts them when that
-// moment has come, gangs as a whole. PodDisruptionBudgets are respected; what they keep is tried again in each pass. A pod is in the
-// subtree of several queues: the one that drains first counts.
+// unit is pods that leave together: a gang, or one pod.
+type unit []*v1.Pod
+
+// units are the pods as units, in their order.
+func units(pods []*v1.Pod) (out []unit) {
+	gangs := map[string]int{}
+	for _, pod := range pods {
+		gang, ok := podgroup.KeyOf(pod)
+		if !ok {
+			out = append(out, unit{pod})
+			continue
+		}
+		i, known := gangs[gang.String()]
+		if !known {
+			i = len(out)
+			gangs[gang.String()] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], pod)
+	}
+	return out
+}
+
+// overruns are the units of the queue's subtree that have run for longer than they were admitted for: to the end of the last of their
+// pods. One with a pod that was admitted without an end has none.
+func (v *view) overruns(queue string, grace, now int64) (out []drain) {
+	for _, u := range units(v.subtree(queue)) {
+		ends, runtime := int64(0), int64(0)
+		for _, pod := range u {
+			c, _ := v.book.Holder(string(pod.UID))
+			if c.Runtime <= 0 {
+				ends = quota.NoLimit
+				break
+			}
+			if at := c.Start + c.Runtime; at > ends {
+				ends, runtime = at, c.Runtime
+			}
+		}
+		if ends <= now {
+			out = append(out, drain{u, ends + grace, grace, fmt.Sprintf("it runs for longer than the %v that queue %s admits it for",
+				time.Duration(runtime)*time.Second, queue)})
+		}
+	}
+	return out
+}
+
+// drain tells the pods that have to leave when that is, so that they write a checkpoint, and evicts them when that moment has come, gangs
+// as a whole. PodDisruptionBudgets are respected; what they keep is tried again in each pass. A pod may have to leave for several reasons:
+// the first counts.
 func (s *Steward) drain(ctx context.Context, drains []drain, now int64) error {
 	slices.SortStableFunc(drains, func(a, b drain) int { return cmp.Compare(a.at, b.at) })
 	seen := map[types.UID]bool{}
 	var errs []error
 	for _, d := range drains {
-		var names []string
-		units := map[string][]*v1.Pod{}
-		for _, pod := range d.pods {
-			if seen[pod.UID] || pod.DeletionTimestamp != nil {
-				continue
-			}
-			seen[pod.UID] = true
-			unit := string(pod.UID)
-			if gang, ok := podgroup.KeyOf(pod); ok {
-				unit = gang.String()
-			}
-			if units[unit] == nil {
-				names = append(names, unit)
-			}
-			units[unit] = append(units[unit], pod)
-		}
-		for _, unit := range names {
-			at := deadline(units[unit], d, now)
-			for _, pod := range units[unit] {
+		left := slices.DeleteFunc(slices.Clone(d.pods), func(pod *v1.Pod) bool { return seen[pod.UID] || pod.DeletionTimestamp != nil })
+		for _, u := range units(left) {
+			at := deadline(u, d, now)
+			by := moment(at).UTC().Format(time.RFC3339)
+			for _, pod := range u {
+				seen[pod.UID] = true
+				if now >= at || pod.Annotations[podspec.AnnotationCheckpointBy] == by {
+					continue
+				}
 				if ctx.Err() != nil { // another leads
-					return errors.Join(append(errs, ctx.Err())...)
+					break
 				}
-				var err error
-				switch by := moment(at).UTC().Format(time.RFC3339); {
-				case now >= at:
-					err = s.evict(ctx, d.queue, pod)
-				case pod.Annotations[podspec.AnnotationCheckpointBy] != by:
-					err = s.tell(ctx, d.queue, pod, by)
+				if err := s.tell(ctx, pod, by, d.why); err != nil {
+					errs = append(errs, err)
 				}
-				if err != nil {
+			}
+			if ctx.Err() != nil {
+				return errors.Join(append(errs, ctx.Err())...)
+			}
+			if now >= at {
+				if err := s.evict(ctx, u, d.why); err != nil {
 					errs = append(errs, err)
 				}
 			}
@@ -85,7 +123,7 @@ func (s *Steward) drain(ctx context.Context, drains []drain, now int64) error {
 
 // deadline is when the pods, one or those of a gang, have to leave: as they were told, else a whole grace from now. What they were told
 // before the budget was last refilled does not count, nor what nobody would have told them.
-func deadline(pods []*v1.Pod, d drain, now int64) int64 {
+func deadline(pods unit, d drain, now int64) int64 {
 	latest := int64(0)
 	for _, pod := range pods {
 		told, err := time.Parse(time.RFC3339, pod.Annotations[podspec.AnnotationCheckpointBy])
@@ -100,7 +138,7 @@ func deadline(pods []*v1.Pod, d drain, now int64) int64 {
 }
 
 // tell writes into the pod by when it should have written a checkpoint: a program reads it through the downward API.
-func (s *Steward) tell(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod, deadline string) error {
+func (s *Steward) tell(ctx context.Context, pod *v1.Pod, deadline, why string) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{%q:%q}}}`, pod.UID, podspec.AnnotationCheckpointBy, deadline)
 	_, err := s.o.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
@@ -110,21 +148,23 @@ func (s *Steward) tell(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod, dead
 		return fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrainSoon, "Drain",
-		"the budget of queue %s is used up: the pod is evicted at %s, write a checkpoint before", q.Name, deadline)
+		"%s: the pod is evicted at %s, write a checkpoint before", why, deadline)
 	return nil
 }
 
-func (s *Steward) evict(ctx context.Context, q *v1alpha1.Queue, pod *v1.Pod) error {
-	leaves, err := eviction.Evict(ctx, s.o.Client, pod)
-	switch {
-	case leaves:
-		s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrained, "Drain", "evicted: the budget of queue %s is used up", q.Name)
-		return nil
-	case err == nil:
-		return nil
-	case apierrors.IsTooManyRequests(err):
-		s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrainBlocked, "Drain",
-			"to be evicted, for the budget of queue %s is used up, and a PodDisruptionBudget is in the way", q.Name)
+// evict has the unit leave, all of it or nobody.
+func (s *Steward) evict(ctx context.Context, u unit, why string) error {
+	leave, err := eviction.Together(ctx, s.o.Client, u)
+	for _, pod := range leave {
+		s.o.Recorder.Eventf(pod, nil, v1.EventTypeWarning, eventDrained, "Drain", "evicted: %s", why)
 	}
-	return fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	if blocked := (*eviction.BlockedError)(nil); errors.As(err, &blocked) {
+		others := ""
+		if len(u) > 1 {
+			others = fmt.Sprintf(" with the %d others of its gang", len(u)-1)
+		}
+		s.o.Recorder.Eventf(blocked.Pod, nil, v1.EventTypeWarning, eventDrainBlocked, "Drain",
+			"to be evicted%s, for %s, and a PodDisruptionBudget is in the way: %s", others, why, blocked.Why)
+	}
+	return err
 }

@@ -139,8 +139,11 @@ func (s *Steward) Pass(ctx context.Context, epoch, asOf int64) error {
 			}
 			s.announce(object, was, is)
 		}
-		if at := f.assessment.DrainAt; at != 0 {
-			drains = append(drains, drain{object, v.subtree(queue), at, f.spec.Budget.DrainGrace})
+		if b := f.spec.Budget; b != nil && b.Enforcement == quota.Drain {
+			drains = append(drains, v.overruns(queue, b.DrainGrace, asOf)...)
+			if at := f.assessment.DrainAt; at != 0 {
+				drains = append(drains, drain{v.subtree(queue), at, b.DrainGrace, fmt.Sprintf("the budget of queue %s is used up", queue)})
+			}
 		}
 	}
 	errs = append(errs, s.drain(ctx, drains, asOf))

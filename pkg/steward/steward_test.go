@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -74,6 +76,8 @@ type office struct {
 	refuse func(r *http.Request) int
 	// asked are the requests about pods.
 	asked []string
+	// disruptions are the PodDisruptionBudgets.
+	disruptions []policyv1.PodDisruptionBudget
 	// writes counts statuses that were written.
 	writes int
 }
@@ -178,13 +182,27 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+	if strings.HasSuffix(r.URL.Path, "/poddisruptionbudgets") {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(policyv1.PodDisruptionBudgetList{
+			TypeMeta: metav1.TypeMeta{Kind: "PodDisruptionBudgetList", APIVersion: "policy/v1"}, Items: o.disruptions,
+		})
+		return
+	}
 	if !isQueue {
-		o.asked = append(o.asked, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/default/pods/"))
+		asked := r.Method + " " + strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/default/pods/")
+		if strings.Contains(string(body), `"dryRun"`) {
+			asked += " dry"
+		}
+		o.asked = append(o.asked, asked)
 		var patch metav1.PartialObjectMetadata
 		if err := json.Unmarshal(body, &patch); r.Method == http.MethodPatch && code == 0 && err == nil {
 			obj, _, _ := o.pods.GetByKey("default/" + strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/default/pods/"))
 			pod := obj.(*v1.Pod).DeepCopy()
-			pod.Annotations = patch.Annotations
+			if pod.Annotations == nil {
+				pod.Annotations = map[string]string{}
+			}
+			maps.Copy(pod.Annotations, patch.Annotations)
 			_ = o.pods.Update(pod)
 			answer = pod
 		}

@@ -27,6 +27,7 @@ func TestControllerManifests(t *testing.T) {
 	rights(t, cp, "weft-system", "weft-controller", []right{
 		{"watch", "", "pods", "", "", ""},
 		{"create", "", "pods", "eviction", "team", "a"},
+		{"list", "policy", "poddisruptionbudgets", "", "team", ""},
 		{"patch", "", "pods", "", "team", "a"}, // of which a policy leaves one annotation: TestControllerPods
 		{"watch", "", "nodes", "", "", ""},
 		{"watch", "", "namespaces", "", "", ""},
@@ -48,6 +49,7 @@ func TestControllerManifests(t *testing.T) {
 		{"delete", "", "pods", "", "team", "a"},
 		{"update", "", "pods", "", "team", "a"},
 		{"patch", "", "pods", "status", "team", "a"},
+		{"update", "policy", "poddisruptionbudgets", "", "team", "a"},
 		{"patch", "", "nodes", "", "", "n"},
 		{"patch", "", "namespaces", "", "", "team"},
 		{"patch", "weft.sh", "queues", "", "", "q"},

@@ -151,7 +151,7 @@ const (
 	PeriodNone    Period = "None"
 )
 
-// Enforcement is what happens when a budget runs out.
+// Enforcement is what happens when a budget runs out, and Drain also to who runs for longer than it was admitted for.
 //
 // +kubebuilder:validation:Enum=Notify;Throttle;Hold;Drain
 type Enforcement string
@@ -163,7 +163,8 @@ const (
 	EnforceThrottle Enforcement = "Throttle"
 	// EnforceHold starts nothing that the rest of the budget does not cover to its end.
 	EnforceHold Enforcement = "Hold"
-	// EnforceDrain is Hold, and when the budget is used up what runs is evicted after a grace period, gangs as a whole.
+	// EnforceDrain is Hold, and what runs is evicted after a grace period, gangs as a whole, when the budget is used up, and when it runs
+	// for longer than it was admitted for.
 	EnforceDrain Enforcement = "Drain"
 )
 
@@ -236,14 +237,15 @@ type Adjustment struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.default) || !has(self.max) || duration(self.default) <= duration(self.max)",message="default is longer than max"
 type Runtime struct {
-	// default is assumed of a pod that does not say, as far as max allows; without it that of the nearest queue above that has one.
-	// Without any such a pod is a service: it holds the next hour, always anew.
+	// default is assumed of a pod that does not say, as far as max allows; without it that of the nearest queue above that has one, and
+	// without any the least max. Where there is none of these either such a pod is a service: it holds the next hour, always anew.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h))+$') && duration(self) > duration('0s')",message="want a duration of more than 0, such as 90m or 6h"
 	Default *metav1.Duration `json:"default,omitempty"`
-	// max is the longest that a pod of this queue, or of one below, may say; without it any.
+	// max is the longest that a pod of this queue, or of one below, may say, and what is assumed of one that does not where there is no
+	// default; without it any.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
@@ -256,8 +258,9 @@ const (
 	// ConditionValid is False when the queue cannot be used as it is: a cycle, a parent that is not there, guarantees above the
 	// parent's. Pods of such a queue are held back, with the message. It is also False for a second default, which holds back nobody.
 	ConditionValid = "Valid"
-	// ConditionBudgetAlert is True when used and held passed one of the alert percents, with the highest as reason, or when the
-	// budget is projected to run out before its period does.
+	// ConditionBudgetAlert is True when used and held reached one of the alert percents (reason PercentReached; the message begins with
+	// the highest), or when the budget runs out before its period does if it is used as in the last day (reason BurnRate; where both are so
+	// the projection stands behind the percent in the message).
 	ConditionBudgetAlert = "BudgetAlert"
 	// ConditionExhausted is True when the budget is used up.
 	ConditionExhausted = "Exhausted"
