@@ -118,12 +118,15 @@ func (pl *Plugin) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, n
 		return fwk.NewStatus(fwk.Skip)
 	}
 	text := c.assignment.String()
-	err := pl.post(ctx, &v1.Binding{
+	binding := &v1.Binding{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
 			Annotations: map[string]string{podspec.AnnotationGPUs: text},
 		},
 		Target: v1.ObjectReference{Kind: "Node", Name: nodeName},
+	}
+	err := pl.shared.binding.do(ctx, func() error {
+		return pl.handle.ClientSet().CoreV1().Pods(pod.Namespace).Bind(ctx, binding, metav1.CreateOptions{})
 	})
 	if err != nil && !refused(err) {
 		err = pl.askBound(pod, nodeName, text, err)
@@ -133,23 +136,6 @@ func (pl *Plugin) Bind(ctx context.Context, state fwk.CycleState, pod *v1.Pod, n
 	}
 	klog.FromContext(ctx).V(2).Info("Assigned GPUs", "pod", klog.KObj(pod), "node", nodeName, "gpus", text)
 	return nil
-}
-
-// maxBinding is how many Bindings are posted at a time, in all profiles. An API server takes 100 requests on one HTTP/2
-// connection, the client opens another one for more, and a gang of 512 then spent a quarter of both programs' time on TLS
-// handshakes. From 16 to 64 at a time it is bound equally fast, and watches share the connection.
-const maxBinding = 64
-
-var errNotSent = errors.New("not sent")
-
-func (pl *Plugin) post(ctx context.Context, b *v1.Binding) error {
-	select {
-	case pl.shared.binding <- struct{}{}:
-		defer func() { <-pl.shared.binding }()
-		return pl.handle.ClientSet().CoreV1().Pods(b.Namespace).Bind(ctx, b, metav1.CreateOptions{})
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", errNotSent, ctx.Err())
-	}
 }
 
 // refused reports whether the API server answered that it did not do it, or was never asked. Everything else (a timeout, a broken connection,

@@ -95,7 +95,7 @@ func TestABindingThatWaitsForOthersEndsWithItsCycle(t *testing.T) {
 	r.addNode("a", devices("a", "H100", 2)...)
 	r.onBind(nil)
 	for range maxBinding {
-		r.pl.shared.binding <- struct{}{}
+		r.pl.shared.binding.slots <- struct{}{}
 	}
 	p := pod("p", whole(2), uid("the-uid"))
 	state := r.reserve(p, "a")
@@ -107,9 +107,9 @@ func TestABindingThatWaitsForOthersEndsWithItsCycle(t *testing.T) {
 	if len(r.client.Actions()) != 0 || r.pl.shared.cache.Suspected("the-uid") {
 		t.Errorf("calls %v, suspected: %t", r.client.Actions(), r.pl.shared.cache.Suspected("the-uid"))
 	}
-	<-r.pl.shared.binding
-	if status := r.pl.Bind(t.Context(), state, p, "a"); !status.IsSuccess() || len(r.pl.shared.binding) != maxBinding-1 {
-		t.Errorf("got %v, %d in flight", status, len(r.pl.shared.binding))
+	<-r.pl.shared.binding.slots
+	if status := r.pl.Bind(t.Context(), state, p, "a"); !status.IsSuccess() || len(r.pl.shared.binding.slots) != maxBinding-1 {
+		t.Errorf("got %v, %d in flight", status, len(r.pl.shared.binding.slots))
 	}
 }
 

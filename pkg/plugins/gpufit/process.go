@@ -40,14 +40,13 @@ type State struct {
 	learners  map[string]*learner // by profile
 	// heldBack are the pods that were refused a node for what is kept, by UID.
 	heldBack map[types.UID]*v1.Pod
-	// binding has an entry for each Binding that is being posted.
-	binding chan struct{}
-	holds   atomic.Pointer[[]*Hold]
+	binding  *posting
+	holds    atomic.Pointer[[]*Hold]
 }
 
 // NewState is the state of a process. It does nothing before the first [State.Join].
 func NewState(opts Options) *State {
-	return &State{options: opts, learners: map[string]*learner{}, heldBack: map[types.UID]*v1.Pod{}, binding: make(chan struct{}, maxBinding)}
+	return &State{options: opts, learners: map[string]*learner{}, heldBack: map[types.UID]*v1.Pod{}, binding: newPosting()}
 }
 
 // Join prepares the state for a plugin of the process. The first one makes the cache; all must have the informers of one
