@@ -182,8 +182,11 @@ leaderElection: {leaderElect: false}
 	return s
 }
 
-// tail is the end of the scheduler's log.
+// tail is the end of the scheduler's log; s is nil where there is none.
 func (c *gangCluster) tail(s *playground.Process) func() string {
+	if s == nil {
+		return nil
+	}
 	return func() string {
 		data, err := os.ReadFile(s.LogPath())
 		if err != nil {
@@ -255,7 +258,7 @@ func (c *gangCluster) pauseKubelets() (resume func()) {
 // profile starts profiles of 5 seconds of the scheduler and the API server if they are wanted; what it returns waits for their
 // end and writes them.
 func (c *gangCluster) profile(ctx context.Context, s *playground.Process, name string) func(metricsText) {
-	if *gangProfile == "" {
+	if *gangProfile == "" || s == nil {
 		return func(metricsText) {}
 	}
 	c.must(os.MkdirAll(*gangProfile, 0o755))
@@ -277,12 +280,16 @@ func (c *gangCluster) profile(ctx context.Context, s *playground.Process, name s
 	}
 }
 
-// cpuMillis is the time on a CPU of the processes until now. Where there is no /proc, it is 0.
+// cpuMillis is the time on a CPU of the processes until now, s being the scheduler if there is one. Where there is no /proc, it is 0.
 func (c *gangCluster) cpuMillis(s *playground.Process) map[string]float64 {
 	all := map[string]float64{}
-	for name, pid := range map[string]int{
-		"scheduler": s.PID(), "api-server": c.cp.APIServer().PID(), "etcd": c.cp.Etcd().PID(), "kwok": c.kwok.PID(), "benchmark": os.Getpid(),
-	} {
+	pids := map[string]int{
+		"api-server": c.cp.APIServer().PID(), "etcd": c.cp.Etcd().PID(), "kwok": c.kwok.PID(), "benchmark": os.Getpid(),
+	}
+	if s != nil {
+		pids["scheduler"] = s.PID()
+	}
+	for name, pid := range pids {
 		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		// The name, in parentheses, may hold anything. Fields 14 and 15 are user and system time in hundredths of a second.
 		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))

@@ -25,7 +25,7 @@ import (
 var (
 	gangNodes    = flag.Int("gang.nodes", 512, "nodes of 8 GPUs, and members of the gang")
 	gangRuns     = flag.Int("gang.runs", 3, "runs of each competitor in the benchmark of gangs")
-	gangOnly     = flag.String("gang.only", "", "the `competitor` that runs alone: weft, in-tree or in-tree-topology; empty for all")
+	gangOnly     = flag.String("gang.only", "", "the `competitor` that runs alone: weft, in-tree, in-tree-topology or null; empty for all")
 	gangKubelets = flag.Bool("gang.kubelets", false, "let KWOK start members while others are still being bound")
 	gangProfile  = flag.String("gang.profile", "", "a `folder` for a CPU profile and the metrics of each scheduler; profiled runs are slower")
 )
@@ -49,6 +49,9 @@ type competitor struct {
 	// group creates the PodGroup, and join makes a pod its member.
 	group func(ctx context.Context, c *gangCluster, name string, members int) error
 	join  func(pod *corev1.Pod, group string)
+	// null is no scheduler: a Binding is posted for every pod as fast as the API server takes them, member i to node i, and nothing
+	// is decided. What remains is what the machine needs for that many Bindings at that moment.
+	null bool
 }
 
 // inTreeGates are those of native gangs, and the one that is on in kube-scheduler and that weft-scheduler switches off.
@@ -67,6 +70,10 @@ var competitors = []competitor{
 		name: "in-tree-topology", schedulerName: corev1.DefaultSchedulerName,
 		gates: inTreeGates + ",TopologyAwareWorkloadScheduling=true",
 		group: createNativeGroup(corev1.LabelTopologyZone), join: joinNativeGroup,
+	},
+	{
+		name: "null", schedulerName: "nobody", null: true,
+		group: func(context.Context, *gangCluster, string, int) error { return nil }, join: func(*corev1.Pod, string) {},
 	},
 }
 
@@ -108,6 +115,8 @@ type gangRun struct {
 // every competitor alike (unless flag -gang.kubelets is there). A kubelet on a machine of its own has images to pull and sandboxes
 // to make before it says that a pod runs; KWOK says so at once, on the processors that the schedulers and the API server are
 // measured on, and whoever binds its first member early is measured with that work, and who binds all late without.
+//
+// The competitor "null" tells what the API server and etcd take for the Bindings alone; see competitor.
 //
 // Then, with all GPUs taken, two gangs ask for 80 more, one with 10 members and one with 80, for the time until all members are
 // told that there is no room.
@@ -162,13 +171,16 @@ func BenchmarkGang(b *testing.B) {
 		fmt.Printf("%-16s median of %d: %6.0f ms, %.2f x %s; plan %.1f ms, cycle %.0f µs, refused after %.0f and %.0f ms\n",
 			p.name, len(runs[p.name]), ms, ms/ours, taking[0].name, plan, cycle, refused(10), refused(80))
 		b.ReportMetric(ms, p.name+"-ms")
+		if i > 0 {
+			b.ReportMetric(ms/ours, p.name+"/"+taking[0].name)
+		}
+		if p.null {
+			continue
+		}
 		b.ReportMetric(plan, p.name+"-plan-ms")
 		b.ReportMetric(cycle, p.name+"-cycle-µs")
 		for _, g := range infeasible {
 			b.ReportMetric(refused(g.members), fmt.Sprintf("%s-refused-%d-ms", p.name, g.members))
-		}
-		if i > 0 {
-			b.ReportMetric(ms/ours, p.name+"/"+taking[0].name)
 		}
 	}
 }
@@ -180,8 +192,11 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 	defer cancel()
 	c.clear(ctx)
 	r := gangRun{Competitor: p.name, Load: load(), CPUs: cpus()}
-	s := c.startScheduler(ctx, p)
-	defer s.Kill()
+	var s *playground.Process
+	if !p.null {
+		s = c.startScheduler(ctx, p)
+		defer s.Kill()
+	}
 	pods := c.watchPods(ctx)
 	defer pods.stop()
 	resume, profiled := func() {}, func(metricsText) {}
@@ -190,6 +205,9 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 		profiled = c.profile(ctx, s, group)
 		r.CPUMillis = c.cpuMillis(s)
 	})
+	if p.null {
+		c.bindAll(ctx, group)
+	}
 	pods.wait(ctx, patience, group+" is bound whole", c.tail(s), func(seen map[string]*seenPod) string {
 		bound, message := 0, ""
 		for _, o := range seen {
@@ -234,6 +252,10 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 			}
 		}
 	}
+	if p.null {
+		profiled("")
+		return r
+	}
 	m := c.metrics(ctx, s)
 	r.read(p, m)
 	profiled(m)
@@ -243,6 +265,16 @@ func (c *gangCluster) run(p competitor, group string) gangRun {
 		c.refuse(ctx, p, s, pods, fmt.Sprintf("%s-more-%d", group, g.members), g.members, g.gpus, &r)
 	}
 	return r
+}
+
+// bindAll posts a Binding for each member.
+func (c *gangCluster) bindAll(ctx context.Context, group string) {
+	c.b.Helper()
+	c.inParallel(ctx, c.nodes, func(ctx context.Context, i int) error {
+		return c.client.CoreV1().Pods(metav1.NamespaceDefault).Bind(ctx, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: memberName(group, i)}, Target: corev1.ObjectReference{Kind: "Node", Name: nodeName(i)},
+		}, metav1.CreateOptions{})
+	})
 }
 
 // read takes what the scheduler says about the gang from its metrics.
