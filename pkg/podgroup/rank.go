@@ -156,3 +156,11 @@ func digits(s string) int {
 	}
 	return n
 }
+
+// OrderKeys are the keys of labels and annotations by which Compare puts the members of a gang in order, besides their names.
+func OrderKeys() []string {
+	return []string{
+		keyCompletionIndex, keyPodIndex, keyJobGlobalIndex, keyJobIndex, keyReplicatedJob, keyReplicaIndex, keyReplicaType, keyJobRole,
+		keyLWSName, keyGroupIndex, keyWorkerIndex,
+	}
+}
