@@ -163,6 +163,7 @@ func (s *State) release(which func(types.UID, *hold) bool) {
 // changed says that the book did. The lock is held.
 func (s *State) changed() {
 	s.version++
+	s.records.due = true
 	s.kick()
 }
 

@@ -77,12 +77,21 @@
 // # After a restart
 //
 // Claims come from the bound pods, and from pods that ended and still exist; used hours from the statuses of the queues. Nothing is decided
-// before all of it is read. Of a pod that ended and was deleted before, only the ledger knows: what it used since the last checkpoint
-// counts when the controller has written it, which it does every 15 seconds. While the controller is away nobody does: a scheduler that
-// starts then lets budgets pass by all that pods used since the last checkpoint and that were deleted meanwhile, until the controller is
-// back, which charges those that it saw running, and never those that came and went while it was away. It starts pods all the same, for
-// else one outage would become two, and says in the log which checkpoints of budgets that hold pods back are older than staleAfter.
-// A scheduler that goes on running forgets nothing, nor does one that stands by.
+// before all of it is read. Of a pod that ended and was deleted before, only the ledger knows, which the controller brings into
+// the statuses every 15 seconds while it runs, and this process. So it keeps a record of that ([quota.Record]) in a ConfigMap: what ended
+// and may not be on the books yet, pod by pod, and what runs, added up by queue and start. A scheduler that starts takes from the first what is
+// gone, and what of the second is nowhere now it charges up to its start. So budgets never have more than they had before, but by what
+// pods used that were bound within recordEvery before a kill and are gone, and were never seen by the controller; and they have exactly as
+// much where nothing happened while nobody looked.
+//
+// Considered instead: to refuse all starts of queues with a budget until there is a checkpoint of after the start. It is smaller and has no
+// such rest, but makes two outages of one: while the controller is away no budget could be used after a restart of the scheduler, and
+// after each restart none for a minute. Finalizers, which would keep pods until they are on the books, make deleting a pod depend on the
+// controller. A write for each pod would be on the way to its binding. The record is one object, written at most every two seconds by who
+// schedules, of bounded size, and may be read and written by name alone.
+//
+// Without a record (it was deleted, or this is the first start) pods are started all the same; the log then says which checkpoints of
+// budgets that hold pods back are older than staleAfter. A scheduler that goes on running forgets nothing, nor does one that stands by.
 //
 // # Concurrency
 //

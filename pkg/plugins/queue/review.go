@@ -43,11 +43,12 @@ func (s *State) start(ctx context.Context) {
 			return
 		}
 	}
-	if names := s.stale(); len(names) > 0 {
+	if names := s.stale(); len(names) > 0 && !s.records.known {
 		logger().Info("The books of some budgets are not kept at the moment: what pods used since, that are deleted, is not known", "queues", names)
 	}
 	close(s.settled)
 	s.teller.start(ctx)
+	go s.record(ctx)
 	s.kick()
 	s.work(ctx)
 }
@@ -63,6 +64,9 @@ func (s *State) prepare(ctx context.Context) error {
 	s.renewed.Store(true)
 	if s.take() {
 		if err := s.adoptEnded(ctx); err != nil {
+			return err
+		}
+		if err := s.restore(ctx); err != nil {
 			return err
 		}
 	}

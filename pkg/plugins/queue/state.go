@@ -66,6 +66,7 @@ type State struct {
 	wake           chan struct{}
 	renewed, moved atomic.Bool
 	teller         *teller
+	records        recorder
 	// leading says that this process schedules: one that waits to be elected has the same queue of pods, and must tell nobody anything.
 	leading atomic.Bool
 	// complete says whether a gang can be planned at all; see [State.Gangs].
