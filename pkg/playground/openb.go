@@ -9,8 +9,8 @@ import (
 	"weft.sh/weft/pkg/trace"
 )
 
-// openbNode is a node of the openb trace. Its GPU model is the label nvidia.com/gpu.product.
-func openbNode(n trace.Node) Node {
+// OpenbNode is a node of the openb trace. Its GPU model is the label nvidia.com/gpu.product.
+func OpenbNode(n trace.Node) Node {
 	out := Node{Name: n.Name, CPUMilli: n.MilliCPU, MemoryMiB: n.MemoryMiB, InstanceType: "openb-cpu"}
 	if n.GPUs > 0 {
 		out.Devices = devices(n.Name, n.Model, n.GPUs, trace.GPUMemoryMiB(n.Model))
@@ -26,23 +26,30 @@ type OpenbPods struct {
 	Rounded int
 }
 
-// add adds a pod of the trace. A share becomes weft.sh/gpu-percent; one that is no whole percent is rounded up, for a pod
-// must not get less than it asked.
+// add adds a pod of the trace.
 func (o *OpenbPods) add(p trace.Pod) {
-	out := Pod{Name: p.Name, CPUMilli: p.MilliCPU, MemoryMiB: p.MemoryMiB}
+	out, rounded := OpenbPod(p)
+	if rounded {
+		o.Rounded++
+	}
+	o.Pods = append(o.Pods, out)
+}
+
+// OpenbPod is a pod of the openb trace. A share becomes weft.sh/gpu-percent; one that is no whole percent is rounded up, for a pod
+// must not get less than it asked.
+func OpenbPod(p trace.Pod) (out Pod, rounded bool) {
+	out = Pod{Name: p.Name, CPUMilli: p.MilliCPU, MemoryMiB: p.MemoryMiB}
 	switch {
 	case p.MilliGPU == gpu.WholeMilliGPU:
 		out.GPUs = int64(p.GPUs)
 	case p.MilliGPU > 0:
 		out.Percent, out.Count = (p.MilliGPU+9)/10, int64(p.GPUs)
-		if p.MilliGPU%10 != 0 {
-			o.Rounded++
-		}
+		rounded = p.MilliGPU%10 != 0
 	}
 	if len(p.Models) > 0 {
 		out.Products = slices.Compact(slices.Sorted(slices.Values(p.Models)))
 	}
-	o.Pods = append(o.Pods, out)
+	return out, rounded
 }
 
 // LoadOpenb reads a node list and a pod list of the openb trace from files, at most limit pods unless it is 0; podFile may
@@ -58,7 +65,7 @@ func LoadOpenb(nodeFile, podFile string, limit int) ([]Node, OpenbPods, error) {
 	}
 	var made []Node
 	for _, n := range nodes {
-		made = append(made, openbNode(n))
+		made = append(made, OpenbNode(n))
 	}
 	return made, out, nil
 }

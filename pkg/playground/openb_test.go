@@ -39,7 +39,7 @@ func TestOpenbNode(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			n := openbNode(tc.in)
+			n := OpenbNode(tc.in)
 			if err := n.validate(); err != nil {
 				t.Fatal(err)
 			}

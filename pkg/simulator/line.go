@@ -5,9 +5,6 @@ import (
 	"slices"
 )
 
-// EngineCore decides by the pure core alone.
-const EngineCore = "core"
-
 // Line is the result of one run, and a line of the JSON output: its fields stay. Percentages are of the GPU capacity of the
 // nodes unless they say otherwise, and rounded to four places.
 type Line struct {

@@ -16,6 +16,8 @@ type Lineup struct {
 	Workloads []*Workload
 	Policies  []string
 	Seeds     []int64
+	// Scheduler decides, for the policy DefaultPolicy only; nil for engine core.
+	Scheduler StartScheduler
 	// Load is how much of the GPUs the pods that arrive ask for: 1.3 in the published experiments.
 	Load float64
 	// Bound asks for what no placement can exceed beside each result.
@@ -106,7 +108,7 @@ func (l *Lineup) one(ctx context.Context, i int, tell func(done, of int)) (Line,
 	if l.Trails {
 		trail = newTrail(w, l.Load, w == l.Workloads[0] && seed == l.Seeds[0])
 	}
-	return simulate(ctx, w, policy, seed, l.Load, trail, tell)
+	return simulate(ctx, w, l.Scheduler, policy, seed, l.Load, trail, tell)
 }
 
 // ParseSeeds reads a list such as 42-51,60.

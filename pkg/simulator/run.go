@@ -10,10 +10,12 @@ import (
 
 // run is one workload under one policy.
 type run struct {
-	w      *Workload
-	policy Policy
-	nodes  []node // in the policy's order
-	order  []int  // the same, as indexes into the workload's nodes
+	w *Workload
+	// policy decides in engine core, and outside in the others: one of them is nil.
+	policy  Policy
+	outside *outside
+	nodes   []node // in the policy's order; by name for outside
+	order   []int  // the same, as indexes into the workload's nodes
 	// scores are by class, nil until one comes; see scoresOf.
 	scores []*scores
 	// changed are the places of the nodes that were placed on, in order of time; what is older than an entry's seen is
@@ -35,23 +37,39 @@ type scores struct {
 	seen int // entries of run.changed that are in of
 }
 
-const noFit = -1
+const (
+	noFit = -1
+	// nowhere is the place of a pod that is dropped.
+	nowhere = -1
+)
 
 // checkEvery is after how many pods a run looks whether it is to end.
 const checkEvery = 64
 
-// simulate runs the workload and tells, from time to time, how many of how many pods have arrived. A trail is filled unless it
-// is nil.
-func simulate(ctx context.Context, w *Workload, policy string, seed int64, load float64, trail *Trail, tell func(done, of int)) (Line, error) {
+// simulate runs the workload and tells, from time to time, how many of how many pods have arrived. The scheduler decides, or the
+// policy in engine core when it is nil. A trail is filled unless it is nil.
+func simulate(
+	ctx context.Context, w *Workload, scheduler StartScheduler, policy string, seed int64, load float64, trail *Trail, tell func(done, of int),
+) (Line, error) {
 	arriving, order, source, err := w.arrivals(seed, load)
 	if err != nil {
 		return Line{}, err
 	}
-	p, err := newPolicy(policy, w, source)
-	if err != nil {
-		return Line{}, err
+	var r *run
+	if scheduler == nil {
+		p, err := newPolicy(policy, w, source)
+		if err != nil {
+			return Line{}, err
+		}
+		r = newRun(w, p, p.order(order))
+	} else {
+		s, err := scheduler(ctx, w.nodes)
+		if err != nil {
+			return Line{}, err
+		}
+		defer s.Close()
+		r = newOutside(w, s)
 	}
-	r := newRun(w, p, order)
 	if r.trail = trail; trail != nil {
 		trail.add(r)
 		defer trail.end(r)
@@ -64,7 +82,7 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 			}
 			tell(i, len(arriving))
 		}
-		if err := r.arrive(&w.classes[c]); err != nil {
+		if err := r.arrive(ctx, &w.classes[c]); err != nil {
 			return Line{}, fmt.Errorf("%s, seed %d, pod %d: %w", policy, seed, i, err)
 		}
 	}
@@ -72,9 +90,8 @@ func simulate(ctx context.Context, w *Workload, policy string, seed int64, load 
 	return r.line(policy, seed, load, time.Since(start)), nil
 }
 
-// newRun is a run before the first pod; order is that of the protocol.
+// newRun is a run before the first pod; order is that of the nodes in it.
 func newRun(w *Workload, p Policy, order []int) *run {
-	order = p.order(order)
 	r := &run{w: w, policy: p, order: order, nodes: w.state(order), scores: make([]*scores, len(w.classes)), stamps: make([]int, len(w.nodes))}
 	for i := range r.nodes {
 		r.fragment += r.nodes[i].fragment
@@ -83,21 +100,15 @@ func newRun(w *Workload, p Policy, order []int) *run {
 }
 
 // arrive places a pod of the class, or drops it.
-func (r *run) arrive(c *class) error {
+func (r *run) arrive(ctx context.Context, c *class) error {
 	r.pods++
 	r.arrived += c.total()
-	if r.policy.observe(c) {
-		clear(r.scores)
+	place, gpus, err := r.decide(ctx, c)
+	if err != nil {
+		return err
 	}
-	s := r.scoresOf(c)
-	best, top := -1, int64(noFit)
-	for i, score := range s {
-		if score > top {
-			best, top = i, score
-		}
-	}
-	if best >= 0 {
-		if err := r.place(r.policy.pick(s, best), c); err != nil {
+	if place != nowhere {
+		if err := r.place(place, gpus, c); err != nil {
 			return err
 		}
 	}
@@ -107,6 +118,35 @@ func (r *run) arrive(c *class) error {
 	}
 	return nil
 }
+
+// decide is where a pod of the class goes: the place of a node, or nowhere, and the indexes of its GPUs.
+func (r *run) decide(ctx context.Context, c *class) (place int, gpus []int, err error) {
+	if r.outside != nil {
+		return r.outside.decide(ctx, r, c)
+	}
+	if r.policy.observe(c) {
+		clear(r.scores)
+	}
+	s := r.scoresOf(c)
+	best, top := nowhere, int64(noFit)
+	for i, score := range s {
+		if score > top {
+			best, top = i, score
+		}
+	}
+	if best == nowhere {
+		return nowhere, nil, nil
+	}
+	place = r.policy.pick(s, best)
+	n := &r.nodes[place]
+	if !n.fits(c) {
+		return nowhere, nil, noRoom(place)
+	}
+	gpus, err = r.policy.choose(place, n, c, make([]int, 0, 8))
+	return place, gpus, err
+}
+
+func noRoom(place int) error { return fmt.Errorf("node %d has no room: a fault of the policy", place) }
 
 // scoresOf is the scores of all nodes for the class as of now. What has not changed since the class came last is not
 // looked at again.
@@ -139,16 +179,12 @@ func (r *run) score(i int, c *class) int64 {
 	return r.policy.score(i, n, c)
 }
 
-// place puts a pod of the class on the node at place i. That the node has room, and that the GPUs chosen have, is checked: a
+// place puts a pod of the class on the GPUs of the node at place i. That the node has room, and that the GPUs have, is checked: a
 // policy that gives out what there is not would look very good.
-func (r *run) place(i int, c *class) error {
+func (r *run) place(i int, gpus []int, c *class) error {
 	n := &r.nodes[i]
 	if !n.fits(c) {
-		return fmt.Errorf("node %d has no room: a fault of the policy", i)
-	}
-	gpus, err := r.policy.choose(i, n, c, make([]int, 0, 8))
-	if err != nil {
-		return err
+		return noRoom(i)
 	}
 	if len(gpus) != c.gpus {
 		return fmt.Errorf("%d GPUs were chosen, not %d: a fault of the policy", len(gpus), c.gpus)
@@ -180,10 +216,17 @@ func (r *run) fragmentation() float64 {
 	return 100 * float64(r.fragment) / float64(r.w.target.total) / float64(r.w.milliGPU())
 }
 
+func (r *run) engine() string {
+	if r.outside != nil {
+		return EngineFramework
+	}
+	return EngineCore
+}
+
 // line is the result.
 func (r *run) line(policy string, seed int64, load float64, took time.Duration) Line {
 	l := Line{
-		Workload: r.w.Name, Policy: policy, Seed: seed, Engine: EngineCore, Load: load, Nodes: len(r.nodes), GPUs: r.w.gpus,
+		Workload: r.w.Name, Policy: policy, Seed: seed, Engine: r.engine(), Load: load, Nodes: len(r.nodes), GPUs: r.w.gpus,
 		Pods: r.pods, Placed: r.placed, AllocFinal: rounded(r.allocation()), FragAmountFinal: rounded(r.fragmentation()),
 		UnallocatedGPUsFinal: rounded(float64(r.w.milliGPU()-r.allocated) / float64(gpu.WholeMilliGPU)),
 		PodsPerSecond:        rounded(float64(r.pods) / max(took.Seconds(), 1e-9)), curve: r.curve, trail: r.trail,

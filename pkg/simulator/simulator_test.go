@@ -115,7 +115,7 @@ func TestScoresThatAreKeptAreThoseOfNow(t *testing.T) {
 			for i, c := range arriving {
 				clear(fresh.scores)
 				for _, r := range []*run{kept, fresh} {
-					if err := r.arrive(&w.classes[c]); err != nil {
+					if err := r.arrive(t.Context(), &w.classes[c]); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -138,7 +138,7 @@ func start(t *testing.T, w *Workload, policy string, seed int64) *run {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRun(w, p, order)
+	r := newRun(w, p, p.order(order))
 	return r
 }
 
@@ -225,7 +225,7 @@ func TestPluginDecidesAsTheCoreAlone(t *testing.T) {
 			c := &w.classes[id]
 			before, states := slices.Clone(p.nodes), slices.Clone(r.nodes)
 			placed := len(r.changed)
-			if err := r.arrive(c); err != nil {
+			if err := r.arrive(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
 			var names []string
@@ -276,7 +276,7 @@ func TestTheOrderOfTheListsDoesNotMatter(t *testing.T) {
 		}
 		var out []Line
 		for _, policy := range PolicyNames() {
-			l, err := simulate(t.Context(), w, policy, 1, 1.3, nil, func(int, int) {})
+			l, err := simulate(t.Context(), w, nil, policy, 1, 1.3, nil, func(int, int) {})
 			if err != nil {
 				t.Fatal(err)
 			}

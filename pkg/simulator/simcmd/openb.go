@@ -76,6 +76,7 @@ func workloadName(file string) string {
 type openbOptions struct {
 	lists
 	policies []string
+	engine   string
 	seeds    string
 	load     float64
 	output   string
@@ -108,6 +109,8 @@ The lists are those of Alibaba's cluster-trace-gpu-v2023.`,
 	o.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&o.policies, "policy", []string{"default"}, "Policies, or all")
+	f.StringVar(&o.engine, "engine", simulator.EngineCore,
+		"Who decides: core, or framework (policy default only: the plugin in the real scheduler over an API in memory, a few ms for each pod)")
 	f.StringVar(&o.seeds, "seeds", "42", "Seeds: numbers and ranges such as 42-51,60")
 	f.Float64Var(&o.load, "load", 1.3, "How much of the GPUs the pods that arrive ask for, above 0 and up to 10")
 	f.StringVarP(&o.output, "output", "o", "table", "table, or json (an object in each line)")
@@ -121,6 +124,9 @@ func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	var err error
 	if lineup.Policies, err = simulator.ParsePolicies(o.policies); err != nil {
 		return fmt.Errorf("--policy: %w", err)
+	}
+	if lineup.Scheduler, err = schedulerOf(o.engine, lineup.Policies); err != nil {
+		return err
 	}
 	if lineup.Seeds, err = simulator.ParseSeeds(o.seeds); err != nil {
 		return fmt.Errorf("--seeds: %w", err)
