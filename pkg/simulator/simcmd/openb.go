@@ -82,6 +82,8 @@ type openbOptions struct {
 	output   string
 	progress bool
 	bound    bool
+	report   string
+	version  string // of this program, for the report
 }
 
 func newOpenb() *cobra.Command {
@@ -103,6 +105,7 @@ The lists are those of Alibaba's cluster-trace-gpu-v2023.`,
   weft sim openb --nodes nodes.csv --pods default.csv,cpu250.csv --policy all -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.version = cmd.Root().Version
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -115,6 +118,7 @@ The lists are those of Alibaba's cluster-trace-gpu-v2023.`,
 	f.Float64Var(&o.load, "load", 1.3, "How much of the GPUs the pods that arrive ask for, above 0 and up to 10")
 	f.StringVarP(&o.output, "output", "o", "table", "table, or json (an object in each line)")
 	f.BoolVar(&o.bound, "bound", false, "Show beside each result what no placement can exceed; see weft sim bound")
+	f.StringVar(&o.report, "report", "", "Write an HTML page with curves and a map of the GPUs to this file; it needs no network")
 	f.BoolVar(&o.progress, "progress", false, "Tell how far it is; to a terminal it always does")
 	return cmd
 }
@@ -137,6 +141,12 @@ func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	if lineup.Workloads, err = o.read(errOut); err != nil {
 		return err
 	}
+	page, err := createReport(o.report)
+	if err != nil {
+		return err
+	}
+	defer page.drop()
+	lineup.Trails = page != nil
 	tell, stop := o.tell(errOut)
 	var lines []simulator.Line
 	encoder := json.NewEncoder(out)
@@ -150,6 +160,11 @@ func (o *openbOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	stop()
 	if o.output == "table" && len(lines) > 0 {
 		if err := simulator.Table(out, lines); err != nil {
+			return err
+		}
+	}
+	if page != nil && len(lines) > 0 {
+		if err := page.write(o.openbReport(&lineup, lines)); err != nil {
 			return err
 		}
 	}
