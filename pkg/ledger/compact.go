@@ -39,7 +39,9 @@ func (db *SQL) Compact(ctx context.Context, epoch, before int64) (rows int64, er
 		}
 		rows += gone
 	}
-	for _, f := range []fold{{"hour", "day", HourRetention, dayUTC}, {"day", "month", DayRetention, monthUTC}} {
+	for _, f := range []fold{
+		{unitHour, "day", HourRetention, dayUTC}, {unitQuarter, "day", HourRetention, dayUTC}, {"day", "month", DayRetention, monthUTC},
+	} {
 		for done := false; !done; {
 			err := db.update(ctx, func(t *tx) (err error) {
 				s, err := t.fenced(ctx, epoch)
@@ -75,8 +77,12 @@ func (t *tx) rollUp(ctx context.Context, s *state, before int64) (gone int64, er
 		gone++
 		// Nothing of a segment without duration would be left but a line of zeros, which a report does not miss.
 		for from := r.Start; from < r.Through; {
-			to := min(from-from%3600+3600, r.Through)
-			k := rollupKey{from - from%3600, r.rollupHash()}
+			unit, length := unitHour, int64(hourSeconds)
+			if from%hourSeconds != 0 || from+hourSeconds > r.Through {
+				unit, length = unitQuarter, quarterSeconds
+			}
+			to := min(from-from%length+length, r.Through)
+			k := rollupKey{unit, from - from%length, r.rollupHash()}
 			if hours[k] == nil {
 				hours[k] = &rollup{Segment: r.Segment}
 			}
@@ -94,10 +100,10 @@ func (t *tx) rollUp(ctx context.Context, s *state, before int64) (gone int64, er
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b rollupKey) int {
-		return cmp.Or(cmp.Compare(a.start, b.start), bytes.Compare(a.hash[:], b.hash[:]))
+		return cmp.Or(cmp.Compare(a.unit, b.unit), cmp.Compare(a.start, b.start), bytes.Compare(a.hash[:], b.hash[:]))
 	})
 	err = t.insert(ctx, "rollups (unit, start_at, key, "+rollupColumns+", milli_gpu_seconds, rate_seconds)", len(keys), rollupWidth, rollupConflict,
-		func(i int) []any { return hours[keys[i]].values("hour", keys[i]) })
+		func(i int) []any { return hours[keys[i]].values(keys[i]) })
 	if err != nil {
 		return 0, err
 	}
@@ -121,7 +127,19 @@ const rollupConflict = ` ON CONFLICT (unit, start_at, key) DO UPDATE SET
 	milli_gpu_seconds = rollups.milli_gpu_seconds + excluded.milli_gpu_seconds,
 	rate_seconds = rollups.rate_seconds + excluded.rate_seconds`
 
+// The units of roll-ups, besides "day" and "month" of UTC. All that is rolled up to an hour was held for all of it, so any part of that is as
+// known as the whole. What was held for a part of an hour is rolled up to quarters: where the clock is half an hour or 45 minutes off UTC
+// the hours, days and months of the place begin at a quarter, and nowhere at another moment.
+const (
+	unitHour    = "hour"
+	unitQuarter = "quarter"
+
+	hourSeconds    = 3600
+	quarterSeconds = 900
+)
+
 type rollupKey struct {
+	unit  string
 	start int64
 	hash  [sha256.Size]byte
 }
@@ -132,9 +150,9 @@ type rollup struct {
 	held, charged int64
 }
 
-func (r *rollup) values(unit string, k rollupKey) []any {
+func (r *rollup) values(k rollupKey) []any {
 	return []any{
-		unit, k.start, k.hash[:], r.Namespace, r.Queue, r.User, r.Workload, r.Class, r.Product, r.Profile, r.PriceMicros, r.Currency,
+		k.unit, k.start, k.hash[:], r.Namespace, r.Queue, r.User, r.Workload, r.Class, r.Product, r.Profile, r.PriceMicros, r.Currency,
 		r.Startup, r.Charged, r.Estimated, encodeLabels(r.Labels), r.held, r.charged,
 	}
 }

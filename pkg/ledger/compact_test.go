@@ -11,6 +11,8 @@ import (
 
 func TestCompactKeepsTheTotals(t *testing.T) {
 	const day = int64(24 * 3600)
+	// A midnight there, of the second day.
+	kolkata := epochStart - epochStart%day + day + 18*3600 + 1800
 	everything := []Dimension{"queue", "namespace", "user", "workload", "class", "product", "profile", "currency", "label:model"}
 	type question struct {
 		query            Query
@@ -23,7 +25,19 @@ func TestCompactKeepsTheTotals(t *testing.T) {
 		{Query{From: epochStart + 5*3600, To: epochStart + 50*3600, Queues: []string{"a", "b"}}, "hour", "America/New_York"},
 		{Query{Label: "model", LabelIs: "x", Namespaces: []string{"m"}}, "day", "UTC"},
 		{Query{}, "month", "America/New_York"},
+		// Where the clock is not full hours off UTC: 5:30, 5:45, and 10:30 or 11:00.
+		{Query{}, "hour", "Asia/Kolkata"},
+		{Query{}, "day", "Asia/Kolkata"},
+		{Query{}, "month", "Asia/Kolkata"},
+		{Query{}, "hour", "Asia/Kathmandu"},
+		{Query{}, "day", "Asia/Kathmandu"},
+		{Query{}, "month", "Asia/Kathmandu"},
+		{Query{}, "hour", "Australia/Lord_Howe"},
+		{Query{}, "day", "Australia/Lord_Howe"},
+		{Query{From: kolkata, To: kolkata + 3*day}, "day", "Asia/Kolkata"},
+		{Query{From: kolkata - 900, To: kolkata + 5*3600, Queues: []string{"a"}}, "hour", "Asia/Kathmandu"},
 	}
+	spans := [][2]int64{{0, 0}, {epochStart + 3*3600, epochStart + 27*3600}, {kolkata, kolkata + day}, {kolkata - 900, kolkata + 2*day - 900}, {kolkata, 0}}
 	days := []question{{Query{}, "", ""}, {Query{}, "day", "UTC"}, {Query{From: epochStart + day, To: epochStart + 4*day}, "day", "UTC"}}
 	months := []question{{Query{}, "", ""}, {Query{}, "month", "UTC"}}
 
@@ -50,16 +64,19 @@ func TestCompactKeepsTheTotals(t *testing.T) {
 			}
 			return answers
 		}
-		charged := func(from, to int64) map[string]int64 {
-			sums, err := db.Charged(ctx, from, to)
-			if err != nil {
-				t.Fatal(err)
+		charged := func() (all []map[string]int64) {
+			for _, span := range spans {
+				sums, err := db.Charged(ctx, span[0], span[1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, sums)
 			}
-			return sums
+			return all
 		}
 		counts := func() (segments, hours, days, months int) {
 			err := db.view(ctx, func(tx *tx) error {
-				return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM segments), (SELECT COUNT(*) FROM rollups WHERE unit = 'hour'),
+				return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM segments), (SELECT COUNT(*) FROM rollups WHERE unit IN ('hour', 'quarter')),
 					(SELECT COUNT(*) FROM rollups WHERE unit = 'day'), (SELECT COUNT(*) FROM rollups WHERE unit = 'month')`).Scan(
 					&segments, &hours, &days, &months)
 			})
@@ -74,7 +91,7 @@ func TestCompactKeepsTheTotals(t *testing.T) {
 			cmpopts.IgnoreSliceElements(func(total Total) bool { return total.MilliGPUSeconds == 0 }),
 		}
 		byHour, byDay, byMonth := ask(hours), ask(days), ask(months)
-		all, part := charged(0, 0), charged(epochStart+3*3600, epochStart+27*3600)
+		parts := charged()
 
 		// In two goes, the first in the midst.
 		commit(t, db, epoch, epochStart+90*day+MinRetention)
@@ -87,7 +104,7 @@ func TestCompactKeepsTheTotals(t *testing.T) {
 			if diff := cmp.Diff(byHour, ask(hours), alike...); diff != "" {
 				t.Errorf("after compaction (-before +after):\n%.3000s", diff)
 			}
-			if diff := cmp.Diff(all, charged(0, 0)) + cmp.Diff(part, charged(epochStart+3*3600, epochStart+27*3600)); diff != "" {
+			if diff := cmp.Diff(parts, charged()); diff != "" {
 				t.Errorf("charged after compaction:\n%s", diff)
 			}
 			if _, err := db.Verify(ctx); err != nil {
@@ -119,7 +136,7 @@ func TestCompactKeepsTheTotals(t *testing.T) {
 		if _, hours, days, months := counts(); hours != 0 || days != 0 || months == 0 {
 			t.Errorf("%d hours, %d days, %d months", hours, days, months)
 		}
-		if diff := cmp.Diff(byMonth, ask(months), alike...) + cmp.Diff(all, charged(0, 0)); diff != "" {
+		if diff := cmp.Diff(byMonth, ask(months), alike...) + cmp.Diff(parts[0], charged()[0]); diff != "" {
 			t.Errorf("after years (-before +after):\n%.3000s", diff)
 		}
 	})

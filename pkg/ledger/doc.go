@@ -15,8 +15,8 @@
 //
 // # Retention
 //
-// Compact adds up the rows of segments that ended long ago by hour, and hours by day and month, with all that a report groups by, but
-// without pods. Budgets and reports count them on. Nobody can have them counted twice: a segment that ended by then and is not on the
+// Compact adds up the rows of segments that ended long ago by hour (what was held for a part of one by quarter, which is where the hours of
+// all time zones begin), and these by day and month, with all that a report groups by, but without pods. Budgets and reports count them on. Nobody can have them counted twice: a segment that ended by then and is not on the
 // books changes nothing.
 //
 // # Audit

@@ -26,8 +26,8 @@ var (
 const (
 	// MinRetention is for how long the rows of segments are kept at least.
 	MinRetention int64 = 90 * 24 * 3600
-	// HourRetention is for how long roll-ups keep the hours of what was compacted. It is longer than a year, because a budget of a
-	// year begins at an hour that is midnight in the budget's time zone, not at a midnight of UTC.
+	// HourRetention is for how long roll-ups keep the hours, and quarters, of what was compacted. It is longer than a year, because a budget of a
+	// year begins at a quarter of an hour that is midnight in the budget's time zone, not at a midnight of UTC.
 	HourRetention int64 = 400 * 24 * 3600
 	// DayRetention is for how long roll-ups keep days; months stay.
 	DayRetention int64 = 5 * 366 * 24 * 3600
@@ -94,9 +94,10 @@ type Query struct {
 	// Label has to be there and, unless LabelIs is empty, to be that.
 	Label, LabelIs string
 	OpenOnly       bool
-	// IncludeRollups also counts hours, days and months whose rows are gone (Totals only, and not where PodUID or OpenOnly is set). A
-	// roll-up counts as a whole where its beginning lies: sums over ranges that follow each other stay exact, and each by itself is
-	// exact where it begins and ends at full hours (UTC midnights, months) of what is kept by hour (day, month).
+	// IncludeRollups also counts hours, days and months whose rows are gone (Totals only, and not where PodUID or OpenOnly is set). Sums over
+	// ranges that follow each other stay exact, and each by itself is exact where it begins and ends at quarters of an hour of what
+	// is kept by hour, so at any midnight anywhere; or at UTC midnights (months) of what is kept by day (month), of which each counts
+	// as a whole where its beginning lies.
 	IncludeRollups bool
 }
 

@@ -186,9 +186,9 @@ func (q *Query) where() (condition string, args []any) {
 	return q.among(condition, args)
 }
 
-// rollupsWhere is where for rows of rollups.
+// rollupsWhere is where for rows of rollups. An hour may begin before From.
 func (q *Query) rollupsWhere() (condition string, args []any) {
-	return q.among("start_at < ? AND start_at >= ?", []any{q.to(), q.From})
+	return q.among("start_at < ? AND (start_at >= ? OR unit = ? AND start_at > ?)", []any{q.to(), q.From, unitHour, q.From - hourSeconds})
 }
 
 // among adds the queues and namespaces.

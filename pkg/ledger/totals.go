@@ -127,18 +127,36 @@ func (r *report) rollups(ctx context.Context, t *tx, q *Query) error {
 		var s Segment
 		var labels string
 		u := usage{Segment: &s}
+		var unit string
 		err := rows.Scan(&s.Namespace, &s.Queue, &s.User, &s.Workload, &s.Class, &s.Product, &s.Profile, &s.PriceMicros, &s.Currency, &s.Startup,
-			&s.Charged, &s.Estimated, &labels, &s.Start, &u.held, &u.charged)
+			&s.Charged, &s.Estimated, &labels, &unit, &s.Start, &u.held, &u.charged)
 		if err != nil {
 			return err
 		}
 		if s.Labels, err = decodeLabels(labels); err != nil || !q.selects(s.Labels) {
 			return err
 		}
-		start, _ := r.calendar(s.Start)
-		return r.add(start, u)
+		if unit != unitHour {
+			start, _ := r.calendar(s.Start)
+			return r.add(start, u)
+		}
+		for from, to := max(s.Start, q.From), min(s.Start+hourSeconds, q.to()); from < to; {
+			start, end := r.calendar(from)
+			end = min(end, to)
+			if err := r.add(start, usage{&s, ofHour(u.held, from-s.Start, end-s.Start), ofHour(u.charged, from-s.Start, end-s.Start)}); err != nil {
+				return err
+			}
+			from = end
+		}
+		return nil
 	}, `SELECT namespace, queue, username, workload, class, product, profile, price_micros, currency, startup, charged, estimated, labels,
-		start_at, milli_gpu_seconds, rate_seconds FROM rollups WHERE `+condition, args...)
+		unit, start_at, milli_gpu_seconds, rate_seconds FROM rollups WHERE `+condition, args...)
+}
+
+// ofHour is what of the total of an hour lies between two seconds of it; what is cut once adds up to the whole.
+func ofHour(total, from, to int64) int64 {
+	each, rest := total/hourSeconds, total%hourSeconds
+	return each*(to-from) + rest*to/hourSeconds - rest*from/hourSeconds
 }
 
 // add adds a part to its line.

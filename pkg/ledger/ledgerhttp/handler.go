@@ -14,7 +14,7 @@ import (
 const (
 	// atOnce is how many requests are served at a time, of all who ask.
 	atOnce = 4
-	// stall is how long one who reads may take for what is sent at once.
+	// stall is how long one who reads may take for a piece of what is sent.
 	stall = 30 * time.Second
 	// flushRows is how many rows are sent at once.
 	flushRows = 500
@@ -24,7 +24,11 @@ const (
 
 // Handler serves the reader below [Prefix]. It reads only, and asks nobody for credentials.
 func Handler(reader Reader) http.Handler {
-	h := &handler{reader: reader, slots: make(chan struct{}, atOnce)}
+	return newHandler(reader, stall)
+}
+
+func newHandler(reader Reader, stall time.Duration) http.Handler {
+	h := &handler{reader: reader, slots: make(chan struct{}, atOnce), stall: stall}
 	mux := http.NewServeMux()
 	for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"asof": h.asOf, "totals": h.totals, "charged": h.charged, "segments": h.segments,
@@ -40,7 +44,35 @@ func Handler(reader Reader) http.Handler {
 type handler struct {
 	reader Reader
 	slots  chan struct{}
+	// stall is how long one who reads may take for a piece.
+	stall time.Duration
 }
+
+// pace writes in pieces, and gives who reads so long for each of them: an answer of any length reaches who is slow, and who reads nothing is
+// cut off, for he has a slot, and of segments a snapshot of the database.
+type pace struct {
+	w     http.ResponseWriter
+	stall time.Duration
+}
+
+// piece is small beside what a connection holds back.
+const piece = 64 << 10
+
+func (p pace) Write(text []byte) (n int, err error) {
+	for len(text) > 0 && err == nil {
+		p.begin()
+		var wrote int
+		wrote, err = p.w.Write(text[:min(len(text), piece)])
+		n, text = n+wrote, text[wrote:]
+	}
+	p.rest()
+	return n, err
+}
+
+// begin begins the time of a piece, and rest ends it: what is read from the ledger next may take its time. Not all writers have deadlines;
+// those of a server do.
+func (p pace) begin() { _ = http.NewResponseController(p.w).SetWriteDeadline(time.Now().Add(p.stall)) }
+func (p pace) rest()  { _ = http.NewResponseController(p.w).SetWriteDeadline(time.Time{}) }
 
 // badRequest is an error that who asks can mend.
 type badRequest struct{ error }
@@ -62,6 +94,7 @@ func (h *handler) guarded(serve func(http.ResponseWriter, *http.Request) error) 
 			return
 		}
 		err := serve(w, r)
+		pace{w, h.stall}.begin() // for what the server writes when this returns
 		var bad badRequest
 		switch {
 		case err == nil:
@@ -82,9 +115,9 @@ func refuse(w http.ResponseWriter, status int, message string) {
 	_ = json.NewEncoder(w).Encode(errorBody{message})
 }
 
-func answer(w http.ResponseWriter, body any) error {
+func (h *handler) answer(w http.ResponseWriter, body any) error {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(body) // as in refuse
+	_ = json.NewEncoder(pace{w, h.stall}).Encode(body) // as in refuse
 	return nil
 }
 
@@ -96,7 +129,7 @@ func (h *handler) asOf(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, asOfBody{asOf})
+	return h.answer(w, asOfBody{asOf})
 }
 
 func (h *handler) charged(w http.ResponseWriter, r *http.Request) error {
@@ -108,7 +141,7 @@ func (h *handler) charged(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, chargedBody{charged})
+	return h.answer(w, chargedBody{charged})
 }
 
 func (h *handler) totals(w http.ResponseWriter, r *http.Request) error {
@@ -127,7 +160,7 @@ func (h *handler) totals(w http.ResponseWriter, r *http.Request) error {
 	for _, t := range lines {
 		body.Totals = append(body.Totals, total(t))
 	}
-	return answer(w, body)
+	return h.answer(w, body)
 }
 
 func (h *handler) segments(w http.ResponseWriter, r *http.Request) error {
@@ -136,16 +169,17 @@ func (h *handler) segments(w http.ResponseWriter, r *http.Request) error {
 		return badRequest{err}
 	}
 	control := http.NewResponseController(w)
-	out := bufio.NewWriterSize(w, 64<<10)
+	p := pace{w, h.stall}
+	out := bufio.NewWriterSize(p, piece)
 	encoder := json.NewEncoder(out)
 	rows := 0
 	flush := func() error {
-		// Not all writers have deadlines; those of a server do.
-		_ = control.SetWriteDeadline(time.Now().Add(stall))
 		if err := out.Flush(); err != nil {
 			return err
 		}
+		p.begin()
 		_ = control.Flush()
+		p.rest()
 		return nil
 	}
 	for s, err := range h.reader.Segments(r.Context(), asked.query) {

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -370,4 +372,49 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q was let through", query)
 		}
 	})
+}
+
+// many is a ledger with a long answer.
+type many struct{ Reader }
+
+func (many) Totals(context.Context, ledger.Query, []ledger.Dimension, string, string) ([]ledger.Total, error) {
+	return make([]ledger.Total, maxTotals), nil
+}
+
+func (many) Segments(context.Context, ledger.Query) iter.Seq2[ledger.Segment, error] {
+	return func(yield func(ledger.Segment, error) bool) {
+		for range maxTotals {
+			if !yield(ledger.Segment{Pod: "p"}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestWhoReadsNothingIsCutOff: one who asks and reads nothing keeps no slot.
+func TestWhoReadsNothingIsCutOff(t *testing.T) {
+	for _, path := range []string{"totals", "segments"} {
+		t.Run(path, func(t *testing.T) {
+			done := make(chan struct{})
+			handler := newHandler(many{}, 50*time.Millisecond)
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				handler.ServeHTTP(w, r)
+			}))
+			defer server.Close()
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := fmt.Fprintf(conn, "GET %s%s HTTP/1.1\r\nHost: x\r\n\r\n", Prefix, path); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-done:
+			case <-time.After(time.Minute):
+				t.Error("its request is still served")
+			}
+		})
+	}
 }
