@@ -27,6 +27,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
 
+	configv1 "weft.sh/weft/pkg/apis/config/v1"
 	"weft.sh/weft/pkg/ledger"
 	"weft.sh/weft/pkg/ledger/ledgerhttp"
 	"weft.sh/weft/pkg/podgroup"
@@ -117,8 +118,9 @@ is not installed, it says so and waits until it is.`,
 	f.StringVar(&c.leaseNamespace, "leader-elect-namespace", c.leaseNamespace, "namespace of the Lease")
 	f.StringSliceVar(&c.schedulers, "scheduler-names", c.schedulers,
 		"spec.schedulerName of the pods whose gangs are looked after; gangs of other schedulers are left alone")
-	f.StringSliceVar(&c.levels, "topology-levels", nil,
-		"topology levels of the schedulers, for PodGroups that name another one to say so in their status; empty does not check")
+	f.StringSliceVar(&c.levels, "topology-levels", defaultLevels(),
+		"topology levels of the schedulers, for PodGroups that name another one to say so in their status: those of the argument topologyLevels "+
+			"of plugin Gang, and by default its default; empty does not check")
 	addLedgerFlag(f, &c.ledger.dsn, "; empty keeps no ledger and no statuses of queues")
 	f.DurationVar(&c.ledger.tick, "ledger-tick", c.ledger.tick, "time between two commits of the ledger, at least 1s")
 	f.DurationVar(&c.ledger.retention, "ledger-retention", c.ledger.retention,
@@ -165,6 +167,13 @@ func verifyCommand(dsn string) *cobra.Command {
 func addLedgerFlag(f *pflag.FlagSet, dsn *string, more string) {
 	f.StringVar(dsn, "ledger", *dsn, "the ledger: a file for SQLite, or postgres://...; without the flag the variable "+ledgerEnv+" counts"+more)
 	f.Lookup("ledger").DefValue = defaultLedger
+}
+
+// defaultLevels are the levels of a scheduler whose configuration names none, such as the one that is shipped.
+func defaultLevels() []string {
+	var args configv1.GangArgs
+	configv1.SetDefaults_GangArgs(&args)
+	return args.TopologyLevels
 }
 
 // version says what was built, and from what.
