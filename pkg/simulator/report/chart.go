@@ -9,9 +9,9 @@ import (
 
 // The size of a chart in its own units, and the place left around the plot for labels. The page scales it.
 const (
-	chartWidth, chartHeight  = 560.0, 300.0
-	plotLeft, plotRight      = 56.0, chartWidth - 14
-	plotTop, plotBottom      = 12.0, chartHeight - 46
+	chartWidth, chartHeight  = 560.0, 310.0
+	plotLeft, plotRight      = 56.0, chartWidth - 20
+	plotTop, plotBottom      = 30.0, chartHeight - 46
 	xTicks, yTicks, rowTicks = 8, 7, 14
 )
 
@@ -83,8 +83,10 @@ type legend struct {
 // grid is a plain table.
 type grid struct {
 	Caption string
-	Head    []string
-	Rows    [][]string
+	// Names is set when the first two columns are names: the others are figures.
+	Names bool
+	Head  []string
+	Rows  [][]string
 }
 
 // liveChart is what the script knows of a chart.

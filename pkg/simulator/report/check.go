@@ -104,8 +104,13 @@ func (t *Times) check(what string) error {
 	if t == nil {
 		return nil
 	}
-	all := []float64{t.Min, t.P25, t.P50, t.P75, t.P95, t.Max}
-	if notFinite(all...) || t.Min < 0 || !slices.IsSorted(all) {
+	var all []float64
+	for _, v := range []*float64{t.Min, t.P25, &t.P50, t.P75, &t.P95, t.Max} {
+		if v != nil {
+			all = append(all, *v)
+		}
+	}
+	if notFinite(all...) || all[0] < 0 || !slices.IsSorted(all) {
 		return fmt.Errorf("%w: %s: percentiles %v: want seconds from 0, none below the one before it", ErrBadData, what, all)
 	}
 	return nil

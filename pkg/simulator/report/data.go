@@ -129,14 +129,14 @@ type Queue struct {
 	Budget     *Budget `json:"budget,omitempty"`
 }
 
-// Times are percentiles of times in seconds, each at least the one before it.
+// Times are percentiles of times in seconds, each at least the one before it; nil is one that was not measured.
 type Times struct {
-	Min float64 `json:"min"`
-	P25 float64 `json:"p25"`
-	P50 float64 `json:"p50"`
-	P75 float64 `json:"p75"`
-	P95 float64 `json:"p95"`
-	Max float64 `json:"max"`
+	Min *float64 `json:"min,omitempty"`
+	P25 *float64 `json:"p25,omitempty"`
+	P50 float64  `json:"p50"`
+	P75 *float64 `json:"p75,omitempty"`
+	P95 float64  `json:"p95"`
+	Max *float64 `json:"max,omitempty"`
 }
 
 // Budget is what a queue used of what it was granted. Granted is above 0.

@@ -64,7 +64,7 @@ func (m *Map) prepare() (gpuMap, liveMap, bool) {
 	}
 	slices.SortStableFunc(live.Groups, func(a, b liveGroup) int { return cmp.Compare(a.Model, b.Model) })
 	view := gpuMap{About: m.About, Values: grid{
-		Caption: "The GPU map at the end", Head: []string{"run", "model", "GPUs", "used up", "in part", "idle", "used, %"},
+		Caption: "The GPU map at the end", Names: true, Head: []string{"run", "model", "GPUs", "used up", "in part", "idle", "used, %"},
 	}}
 	for _, g := range live.Groups {
 		slices.SortStableFunc(g.Nodes, func(a, b liveNode) int {

@@ -138,7 +138,7 @@ func TestBadData(t *testing.T) {
 		"a value too many":          {func(d *Data) { d.Series[0].Lines[0].Values = d.Series[0].Lines[0].Values[1:] }, `series "Allocated" of weft: 39 values at 40 points`},
 		"time that goes back":       {func(d *Data) { d.Series[0].Lines[0].Seconds[3] = 0 }, "points are not in order"},
 		"an infinite value":         {func(d *Data) { d.Series[0].Lines[0].Values[3] = math.Inf(1) }, "a value is infinite"},
-		"a wait below 0":            {func(d *Data) { d.Queues[0].Wait.Min = -1 }, "queue research of weft: percentiles [-1 "},
+		"a wait below 0":            {func(d *Data) { d.Queues[0].Wait.Min = new(-1.0) }, "queue research of weft: percentiles [-1 "},
 		"percentiles in disorder":   {func(d *Data) { d.Gangs[0].Wait.P50 = 1e9 }, "gangs of 1 GPUs of weft: percentiles"},
 		"a budget of nothing":       {func(d *Data) { d.Queues[0].Budget.GrantedGPUHours = 0 }, "used 4210.5 of 0 GPU-hours"},
 		"a frame that is too short": {func(d *Data) { d.Map.Runs[0].Frames[0].Used = []byte{1} }, "map of fgd, now: 1 bytes: want 7"},

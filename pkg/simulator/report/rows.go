@@ -1,9 +1,11 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // rows is a chart of horizontal boxes or bars, one below the other, as the template draws it. Rows of one label (a queue, a
@@ -27,7 +29,7 @@ type row struct {
 	// Height is of the row, and High of what is drawn in it; Mid is its middle.
 	Y, Mid, Height, High string
 	LabelX, TextX        string // where the texts stand
-	// A bar has Width; a box has the others.
+	// A bar has Width; a box has the others, but for Q1, Box and Max when they were not measured.
 	X, Width                    string
 	Low, Q1, Median, Box, P95   string
 	Max, WhiskerTop, WhiskerEnd string
@@ -45,7 +47,8 @@ type measured struct {
 	label, run string
 	times      *Times
 	value      float64
-	text, tip  string
+	// text stands behind a bar, and more with it where there is room.
+	text, more, tip string
 }
 
 // place is the rows' places from top to bottom; it returns where the last one ends.
@@ -113,7 +116,7 @@ func boxes(title, about, what string, list []measured, p *palette) (r rows, ok b
 	for _, m := range list {
 		if m.times != nil {
 			shown = append(shown, m)
-			high = max(high, m.times.Max)
+			high = max(high, m.times.P95, deref(m.times.Max))
 		}
 	}
 	if len(shown) == 0 {
@@ -123,25 +126,38 @@ func boxes(title, about, what string, list []measured, p *palette) (r rows, ok b
 		return rowsLeft + math.Log(max(seconds, 1))/math.Log(high)*(rowsRight-rowsLeft)
 	}
 	r = rows{Title: title, About: about, AxisLabel: "logarithmic"}
+	room := 0.0 // from where on there is room for a tick's text
 	for _, t := range timeTicks {
-		if t.seconds <= high {
-			r.Ticks = append(r.Ticks, tick{coordinate(x(t.seconds)), t.text})
+		if at := x(t.seconds); t.seconds <= high && at >= room {
+			r.Ticks = append(r.Ticks, tick{coordinate(at), t.text})
+			room = at + 54
 		}
 	}
-	r.Values = grid{Caption: title, Head: []string{what, "run", "least", "25 %", "median", "75 %", "95 %", "most"}}
+	r.Values = grid{Caption: title, Names: true, Head: []string{what, "run", "least", "25\u00a0%", "median", "75\u00a0%", "95\u00a0%", "most"}}
 	for i := range shown {
 		m := &shown[i]
 		t := m.times
-		m.tip = fmt.Sprintf("%s, %s: median %s, 25–75 %% %s to %s, 95 %% %s, most %s",
-			m.label, m.run, duration(t.P50), duration(t.P25), duration(t.P75), duration(t.P95), duration(t.Max))
-		r.Values.Rows = append(r.Values.Rows, []string{
-			m.label, m.run, duration(t.Min), duration(t.P25), duration(t.P50), duration(t.P75), duration(t.P95), duration(t.Max),
-		})
+		cells := []string{m.label, m.run}
+		m.tip = m.label + ", " + m.run + ":"
+		for i, v := range []*float64{t.Min, t.P25, &t.P50, t.P75, &t.P95, t.Max} {
+			if v == nil {
+				cells = append(cells, "–")
+				continue
+			}
+			cells = append(cells, duration(*v))
+			m.tip += "\n" + r.Values.Head[i+2] + ": " + duration(*v)
+		}
+		r.Values.Rows = append(r.Values.Rows, cells)
 	}
 	r.place(shown, p, func(m measured, one *row) {
 		t := m.times
-		one.Low, one.Q1, one.Median = coordinate(x(t.Min)), coordinate(x(t.P25)), coordinate(x(t.P50))
-		one.Box, one.P95, one.Max = coordinate(max(x(t.P75)-x(t.P25), 1)), coordinate(x(t.P95)), coordinate(x(t.Max))
+		one.Low, one.Median, one.P95 = coordinate(x(deref(cmp.Or(t.Min, t.P25, &t.P50)))), coordinate(x(t.P50)), coordinate(x(t.P95))
+		if t.P25 != nil && t.P75 != nil {
+			one.Q1, one.Box = coordinate(x(*t.P25)), coordinate(max(x(*t.P75)-x(*t.P25), 1))
+		}
+		if t.Max != nil {
+			one.Max = coordinate(x(*t.Max))
+		}
 	})
 	return r, true
 }
@@ -159,7 +175,7 @@ func bars(title, about, what, unitOf string, limit float64, list []measured, p *
 	high = at[len(at)-1]
 	// Behind the longest bar there is room for its text.
 	x := func(v float64) float64 { return rowsLeft + v/high*(rowsRight-rowsLeft)*0.72 }
-	r = rows{Title: title, About: about, AxisLabel: unitOf, Values: grid{Caption: title, Head: []string{what, "run", unitOf, ""}}}
+	r = rows{Title: title, About: about, AxisLabel: unitOf, Values: grid{Caption: title, Names: true, Head: []string{what, "run", unitOf, ""}}}
 	for _, v := range at {
 		r.Ticks = append(r.Ticks, tick{coordinate(x(v)), number(v, decimals)})
 	}
@@ -168,8 +184,8 @@ func bars(title, about, what, unitOf string, limit float64, list []measured, p *
 	}
 	for i := range list {
 		m := &list[i]
-		m.tip = fmt.Sprintf("%s, %s: %s", m.label, m.run, m.text)
-		r.Values.Rows = append(r.Values.Rows, []string{m.label, m.run, short(m.value), m.text})
+		m.tip = strings.TrimSuffix(fmt.Sprintf("%s, %s: %s; %s", m.label, m.run, m.text, m.more), "; ")
+		r.Values.Rows = append(r.Values.Rows, []string{m.label, m.run, short(m.value), m.more})
 	}
 	r.place(list, p, func(m measured, one *row) {
 		one.X, one.Width, one.Text = coordinate(rowsLeft), coordinate(max(x(m.value)-rowsLeft, 1)), m.text
@@ -189,7 +205,8 @@ func queueCharts(queues []Queue, p *palette) []rows {
 				used := 100 * b.UsedGPUHours / b.GrantedGPUHours
 				budgets = append(budgets, measured{
 					label: q.Name, run: q.Run, value: used,
-					text: fmt.Sprintf("%s of %s GPU-hours", short(b.UsedGPUHours), short(b.GrantedGPUHours)),
+					text: fmt.Sprintf("%s\u00a0%%", short(used)),
+					more: fmt.Sprintf("%s of %s GPU-hours", short(b.UsedGPUHours), short(b.GrantedGPUHours)),
 				})
 			}
 		}
@@ -210,7 +227,7 @@ func queueCharts(queues []Queue, p *palette) []rows {
 
 // queueTable is the figures of queues that no chart has.
 func queueTable(queues []Queue) grid {
-	g := grid{Caption: "Jobs by queue", Head: []string{"queue", "run", "jobs", "median wait", "95 % wait", "median completion"}}
+	g := grid{Caption: "Jobs by queue", Names: true, Head: []string{"queue", "run", "jobs", "median wait", "95 % wait", "median completion"}}
 	for _, group := range groups(queues, func(q Queue) string { return q.Name }) {
 		for _, q := range group {
 			row := []string{q.Name, q.Run, number(float64(q.Jobs), 0), "–", "–", "–"}
