@@ -68,7 +68,9 @@ func LostWork(milliGPU int64, start, checkpointedAt, now time.Time) int64 {
 //
 // A gang that is guaranteed the room which others borrowed takes units that are owed ([Unit.Owed]), whatever their priority, beside
 // ones of lower priority, and of no group more than its cap. A unit with a pod in a group that has no cap does not leave. With
-// more units than are searched exhaustively, a way within the caps that exists may be missed. The zero Caps bound nothing.
+// more units than are searched exhaustively, a way within the caps that exists may be missed. The zero Caps bound nothing. Where at least
+// so much must leave of a group ([Caps.Least]), for a limit that is no matter of room, there are victims also if the gang has places
+// without them, and the cheapest are those of the least price that leave it both places and as much as must be.
 func Preempt(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) (*Result, []int, fit.Rejection) {
 	return makeRoom(p, priority, units, budgets, caps, searchLimits{exact: maxExact, effort: maxEffort})
 }
@@ -84,7 +86,7 @@ type searchLimits struct{ exact, effort int }
 
 func makeRoom(p *Problem, priority int32, units []Unit, budgets []int, caps Caps, limits searchLimits) (*Result, []int, fit.Rejection) {
 	res, rejection := Plan(p)
-	if rejection.OK() || !rejection.Reason.Resolvable() || placedMembers(p) >= p.Min {
+	if rejection.OK() && !caps.wanting() || !rejection.OK() && !rejection.Reason.Resolvable() || placedMembers(p) >= p.Min {
 		return res, nil, rejection
 	}
 	pr := newPricer(units, budgets)
@@ -96,6 +98,9 @@ func makeRoom(p *Problem, priority int32, units []Unit, budgets []int, caps Caps
 	}
 	found := cheapest(p, pr, limits)
 	if found.result == nil {
+		if rejection.OK() {
+			rejection = fit.Rejection{Reason: fit.InsufficientGangCapacity, Detail: "there is room, but its queue has none"}
+		}
 		if rejection.Detail != "" {
 			rejection.Detail += "; "
 		}

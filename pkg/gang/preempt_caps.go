@@ -1,7 +1,9 @@
 package gang
 
 import (
+	"cmp"
 	"iter"
+	"math/bits"
 	"slices"
 )
 
@@ -13,6 +15,104 @@ type Caps struct {
 	// what its queue is guaranteed and some that is borrowed leaves whole, where otherwise it would never give back what is
 	// borrowed.
 	Straddle bool
+	// Least is by group how much must leave, for another limit than room: then somebody leaves though there is a place. Missing ones are
+	// 0; groups that have none may have less leave.
+	Least []int64
+}
+
+// wanting reports whether anybody must leave whatever room there is.
+func (c Caps) wanting() bool {
+	return slices.ContainsFunc(c.Least, func(n int64) bool { return n > 0 })
+}
+
+// short reports whether less is gone than must be.
+func (t *tally) short() bool {
+	for g, least := range t.caps.Least {
+		if least > 0 && (g >= len(t.taken) || t.taken[g] < least) {
+			return true
+		}
+	}
+	return false
+}
+
+// helps reports whether the unit counts in a group of which less is gone than must be.
+func (t *tally) helps(u int) bool {
+	return slices.ContainsFunc(t.takes[u], func(k take) bool {
+		return k.milliGPU > 0 && k.group < len(t.caps.Least) && t.taken[k.group] < t.caps.Least[k.group]
+	})
+}
+
+// possible adds to what the nodes say what must leave.
+func (s *search) possible() bool { return !s.short() && s.vacancy.possible() }
+
+func (s *search) feasible() bool { return !s.short() && s.vacancy.feasible() }
+
+// meet evicts what costs least for what it counts until as much is gone as must be; false where the caps do not let it.
+func (s *search) meet() bool {
+	for s.short() {
+		best, gain := -1, int64(0)
+		for _, u := range s.candidates {
+			if s.vacancy.gone[u] || !slices.ContainsFunc(s.with(u), s.helps) {
+				continue
+			}
+			fresh := s.evict(u)
+			over := s.over()
+			s.spare(fresh...)
+			if over {
+				continue
+			}
+			if n := s.counts(u); best < 0 || dearer(s.lone[best], gain, s.lone[u], n) {
+				best, gain = u, n
+			}
+		}
+		if best < 0 {
+			return false
+		}
+		s.evict(best)
+	}
+	return true
+}
+
+// counts is what of the unit, and of those that leave with it, still counts for what must leave.
+func (s *search) counts(u int) (n int64) {
+	for g, least := range s.caps.Least {
+		of := int64(0)
+		for _, w := range s.with(u) {
+			if !s.vacancy.gone[w] {
+				of += s.takesOf(w, g)
+			}
+		}
+		n += min(of, max(0, least-s.taken[g]))
+	}
+	return n
+}
+
+// dearer reports whether a costs more for each milli-GPU than b.
+func dearer(a price, of int64, b price, than int64) bool {
+	for i := range a {
+		if c := compareFractions(a[i], of, b[i], than); c != 0 {
+			return c > 0
+		}
+	}
+	return of < than
+}
+
+// compareFractions compares a/b with c/d, of numbers that are not negative, b and d above 0.
+func compareFractions(a, b, c, d int64) int {
+	hi, lo := bits.Mul64(uint64(a), uint64(d))
+	high, low := bits.Mul64(uint64(c), uint64(b))
+	return cmp.Or(cmp.Compare(hi, high), cmp.Compare(lo, low))
+}
+
+// Enough reports whether as much leaves with the units, indices into all, as must.
+func (c Caps) Enough(all []Unit, units []int) bool {
+	pr := newPricer(all, nil)
+	pr.cap(c)
+	t := pr.tally()
+	for _, u := range units {
+		t.count(u, 1)
+	}
+	return !t.short()
 }
 
 // take is what a unit counts against a cap.

@@ -30,6 +30,23 @@ func keepsTo(caps Caps, units []Unit, victims []int) bool {
 	return true
 }
 
+// relieves reports whether as much leaves of each group as must.
+func relieves(caps Caps, units []Unit, victims []int) bool {
+	for g, least := range caps.Least {
+		for _, v := range victims {
+			for _, o := range units[v].Pods {
+				if slices.Contains(o.Groups, g) {
+					least -= o.MilliGPU
+				}
+			}
+		}
+		if least > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // cheapestWithin is the least price of a set that makes room within the caps, of all sets; nil when there is none.
 func cheapestWithin(p *Problem, priority int32, units []Unit, budgets []int, caps Caps) []int64 {
 	var best []int64
@@ -43,7 +60,7 @@ func cheapestWithin(p *Problem, priority int32, units []Unit, budgets []int, cap
 				allowed = allowed && (units[u].Owed || units[u].Priority < priority)
 			}
 		}
-		if !allowed || !keepsTo(caps, units, victims) {
+		if !allowed || !keepsTo(caps, units, victims) || !relieves(caps, units, victims) {
 			continue
 		}
 		if c := dumbPrice(units, budgets, victims); (best == nil || slices.Compare(c, best) < 0) && fitsWithout(p, units, victims) {
@@ -104,15 +121,18 @@ func TestCapsAllow(t *testing.T) {
 // makes room is cheaper.
 func TestReclaimLosesTheFewestHours(t *testing.T) {
 	for name, tc := range map[string]struct {
-		straddle, rack bool
-		limits         searchLimits
-		must           bool // the optimum is promised
+		straddle, rack, least bool
+		limits                searchLimits
+		must                  bool // the optimum is promised
 	}{
-		"exact":                        {false, false, searchLimits{maxExact, maxEffort}, true},
-		"exact, in a rack":             {false, true, searchLimits{maxExact, maxEffort}, true},
-		"exact, with gangs astride":    {true, false, searchLimits{maxExact, maxEffort}, true},
-		"greedily":                     {false, false, searchLimits{0, maxEffort}, false},
-		"greedily, with gangs astride": {true, false, searchLimits{0, maxEffort}, false},
+		"exact":                               {false, false, false, searchLimits{maxExact, maxEffort}, true},
+		"exact, in a rack":                    {false, true, false, searchLimits{maxExact, maxEffort}, true},
+		"exact, with gangs astride":           {true, false, false, searchLimits{maxExact, maxEffort}, true},
+		"exact, below limits":                 {false, false, true, searchLimits{maxExact, maxEffort}, true},
+		"exact, below limits, astride, racks": {true, true, true, searchLimits{maxExact, maxEffort}, true},
+		"greedily":                            {false, false, false, searchLimits{0, maxEffort}, false},
+		"greedily, with gangs astride":        {true, false, false, searchLimits{0, maxEffort}, false},
+		"greedily, below limits":              {true, false, true, searchLimits{0, maxEffort}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(5, 7))
@@ -126,6 +146,17 @@ func TestReclaimLosesTheFewestHours(t *testing.T) {
 				units = units[:min(len(units), maxExact)]
 				caps := owe(r, units)
 				caps.Straddle = tc.straddle
+				if tc.least {
+					caps.MilliGPU = append(caps.MilliGPU, quota.NoLimit)
+					caps.Least = []int64{0, 0, 0, 500 * int64(r.IntN(12))}
+					for u := range units {
+						for i := range units[u].Pods {
+							if o := &units[u].Pods[i]; u%3 > 0 {
+								o.Groups = append(slices.Clone(o.Groups), 3)
+							}
+						}
+					}
+				}
 				res, victims, rejection := makeRoom(&town.Problem, priority, units, budgets, caps, tc.limits)
 				want := cheapestWithin(&town.Problem, priority, units, budgets, caps)
 				if rejection.OK() != (res != nil) || res == nil && len(victims) > 0 {
@@ -155,7 +186,13 @@ func TestReclaimLosesTheFewestHours(t *testing.T) {
 						below[u].Priority = -1
 					}
 				}
-				mustBeSound(t, &town.Problem, priority, below, res, victims)
+				if caps.wanting() {
+					if !relieves(caps, units, victims) || !caps.Enough(units, victims) || !fitsWithout(&town.Problem, units, victims) {
+						t.Fatalf("victims %v of %+v are not enough for %+v", victims, units, caps)
+					}
+				} else {
+					mustBeSound(t, &town.Problem, priority, below, res, victims)
+				}
 				if got := dumbPrice(units, budgets, victims); slices.Compare(got, want) == 0 {
 					optimal++
 				} else if tc.must {

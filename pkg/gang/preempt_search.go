@@ -11,7 +11,7 @@ import (
 type search struct {
 	*vacancy
 	*tally
-	// candidates are the units that may leave and free something on the nodes, dearest first. Where a unit leaves with another,
+	// candidates are the units that may leave and free something on the nodes, or count for what must leave, dearest first. Where a unit leaves with another,
 	// that one is dearer, so it comes first.
 	candidates []int
 	lone       []price // by unit: what evicting it alone costs, with what leaves with it
@@ -33,10 +33,11 @@ func newSearch(p *Problem, nodes []int, pr *pricer, e *effort, exact int) *searc
 		lone: make([]price, len(pr.units)), tied: make([][]int, len(pr.units)),
 	}
 	for u := range pr.units {
-		if pr.mayLeave(u) && slices.ContainsFunc(pr.with(u), func(w int) bool { return len(s.at[w]) > 0 }) && s.withinCaps(u) {
+		helps := func(w int) bool { return len(s.at[w]) > 0 || s.helps(w) }
+		if pr.mayLeave(u) && slices.ContainsFunc(pr.with(u), helps) && s.withinCaps(u) {
 			s.candidates = append(s.candidates, u)
 			s.lone[u] = pr.of(pr.with(u)...)
-			s.tied[u] = slices.DeleteFunc(pr.with(u), func(w int) bool { return w != u && len(s.at[w]) > 0 })
+			s.tied[u] = slices.DeleteFunc(pr.with(u), func(w int) bool { return w != u && helps(w) })
 		}
 	}
 	slices.SortFunc(s.candidates, func(a, b int) int { return cmp.Or(slices.Compare(s.lone[b], s.lone[a]), cmp.Compare(b, a)) })
@@ -192,6 +193,9 @@ func (a *option) better(b *option, need int) bool {
 // grow evicts, starting with nobody, what costs least for the room it makes, until there is a plan; false when it finds none.
 // When the bound promises a plan that does not exist it looks for ever more room than is needed.
 func (s *search) grow() bool {
+	if !s.meet() {
+		return false
+	}
 	s.options = make([]*option, len(s.Nodes))
 	for i := range s.options {
 		s.options[i] = s.optionOn(i)

@@ -96,7 +96,12 @@ func (b *Book) sum(j Job, q *queue, d *demand) (other string) {
 //   - Hold and Drain refuse what the rest of any period that the job touches does not cover.
 //
 // What can never be is said first; else the queue nearest to the job says no. A job of no queue is admitted: nobody limits it.
-func (b *Book) Admit(j Job) Verdict {
+func (b *Book) Admit(j Job) Verdict { return b.admit(j, false) }
+
+// AdmitBeyondLimits is Admit as if those who run left room below all limits.
+func (b *Book) AdmitBeyondLimits(j Job) Verdict { return b.admit(j, true) }
+
+func (b *Book) admit(j Job, beyondLimits bool) Verdict {
 	if len(j) == 0 || j[0].Queue == "" {
 		return Verdict{}
 	}
@@ -116,7 +121,9 @@ func (b *Book) Admit(j Job) Verdict {
 	for at := q; at != nil; at = at.parent {
 		v := at.runtimeVerdict(&d)
 		if v.OK() {
-			v = at.limitVerdict(&d)
+			if v = at.limitVerdict(&d); beyondLimits && v.Reason == OverLimit {
+				v = Verdict{}
+			}
 		}
 		if v.OK() || v.Reason == OverLimit {
 			if w := at.budgetVerdict(&d, b.now, b.rollingEnd()); v.OK() || w.Reason == NeverWithinBudget {

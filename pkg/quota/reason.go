@@ -30,7 +30,8 @@ const (
 	OverBudget
 	// BudgetExhausted: nothing of the budget is left.
 	BudgetExhausted
-	// NotYourTurn: what is idle goes to queues that have less of it for their weight, or to ones whose guarantee it is.
+	// NotYourTurn: what is idle goes to queues that have less of it for their weight, or to ones whose guarantee it is; or what is left
+	// below a limit, to a job ahead in the queue.
 	NotYourTurn
 )
 
@@ -107,6 +108,9 @@ func (v Verdict) Message() string {
 		say("queue %s has %s GPU-hours left of %s (used %s, held %s), %s are needed",
 			v.Queue, hours(v.left(), down), hours(v.Limit, down), hours(v.Used, nearest), hours(v.Held, nearest), hours(v.Need, up))
 	case NotYourTurn:
+		if v.Detail != "" {
+			return v.Detail
+		}
 		say("it is not the turn of queue %s: what is idle goes first to queues below their guarantee, "+
 			"then to those with less for their weight", v.Queue)
 	default:

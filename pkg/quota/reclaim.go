@@ -15,18 +15,25 @@ import "slices"
 type Reclaim struct {
 	// Caps are how much may be taken from each group, in milli-GPU: from each subtree what it has above its guarantee.
 	Caps []int64
+	// Least are how much must leave of each group, for the limits above the job: 0 for groups that are for caps alone. A group
+	// for a limit has no cap.
+	Least []int64
 	// groups are by queue; a queue that is missing may not be taken from.
 	groups map[string][]int
 	// known are all queues.
 	known map[string]bool
 	// strangers are the groups of pods of no queue, nil when nothing may be taken from them.
 	strangers []int
+	// limits are the groups for limits, that of the queue nearest to the job first, and most how much of each can be taken.
+	limits []int
+	most   []int64
 }
 
 // Reclaim says what the job's queue may take from others so that the job can start, with the shares that count at the time
 // of Advance. Nothing for a job of no queue or of one that is not valid. Of the job's claims those that started need nothing
-// any more.
-func (b *Book) Reclaim(j Job) Reclaim {
+// any more. Lingering are claims that the book does not have, of pods that were told to leave and do not: nobody may count on
+// their room, nor is anything more to be taken in their place than what their queues have without them.
+func (b *Book) Reclaim(j Job, lingering ...Claim) Reclaim {
 	var r Reclaim
 	if len(j) == 0 {
 		return r
@@ -50,19 +57,114 @@ func (b *Book) Reclaim(j Job) Reclaim {
 		return r
 	}
 	caps, groups, strangers := reclaim(stakes, own, need)
-	r = Reclaim{Caps: caps, groups: map[string][]int{}, known: map[string]bool{}, strangers: strangers}
+	r = Reclaim{Caps: caps, Least: make([]int64, len(caps)), groups: map[string][]int{}, known: map[string]bool{}, strangers: strangers}
+	stay := make([]int64, len(stakes))
+	for i := range lingering {
+		for x := slices.Index(names, lingering[i].Queue); x >= 0; x = stakes[x].parent {
+			stay[x] = plus(stay[x], max(0, lingering[i].MilliGPU))
+		}
+	}
+	var over []int // the queues whose limits are in the way, that nearest to the job first
+	for x := own; x >= 0; x = stakes[x].parent {
+		if excess := plus(plus(stakes[x].running, stay[x]), need) - stakes[x].Limit; excess > 0 {
+			over, r.limits = append(over, x), append(r.limits, len(r.Caps))
+			r.Caps, r.Least = append(r.Caps, NoLimit), append(r.Least, excess)
+		}
+	}
+	r.most = mostOf(stakes, over, caps, groups)
 	for i, name := range names {
 		r.known[name] = true
-		if groups[i] != nil {
-			r.groups[name] = groups[i]
+		if groups[i] == nil {
+			continue
 		}
+		of := slices.Clone(groups[i])
+		for k, x := range over {
+			if within(stakes, i, x) {
+				of = append(of, r.limits[k])
+			}
+		}
+		r.groups[name] = of
 	}
 	return r
 }
 
+// mostOf is how much can be taken below each of the queues, which are each above the one before. The groups are nested: so who takes
+// what it can queue by queue, first below the lowest, takes the most below each.
+func mostOf(stakes []stake, over []int, caps []int64, groups [][]int) []int64 {
+	if len(over) == 0 {
+		return nil
+	}
+	left, direct := slices.Clone(caps), make([]int64, len(stakes))
+	for i := range stakes {
+		direct[i] += stakes[i].running
+		if p := stakes[i].parent; p >= 0 {
+			direct[p] -= stakes[i].running
+		}
+	}
+	most, sum := make([]int64, 0, len(over)), int64(0)
+	for _, x := range over {
+		for i := range stakes {
+			if groups[i] == nil || direct[i] <= 0 || !within(stakes, i, x) {
+				continue
+			}
+			n := direct[i]
+			for _, g := range groups[i] {
+				n = min(n, left[g])
+			}
+			for _, g := range groups[i] {
+				left[g] -= n
+			}
+			direct[i], sum = 0, plus(sum, n)
+		}
+		most = append(most, sum)
+	}
+	return most
+}
+
+// within reports whether a queue is that one or below it.
+func within(stakes []stake, queue, above int) bool {
+	for ; queue > above; queue = stakes[queue].parent { // those above come first
+	}
+	return queue == above
+}
+
+// Limits are the groups that pods of the job's own queue, and of those below it, count in: each limit that is in the way.
+func (r *Reclaim) Limits() []int { return r.limits }
+
+// Obtainable reports whether limits alone are in the way of the job, and enough of what runs below them may leave for it: what others
+// have borrowed of what is guaranteed to the job's queue or to one above and, unless nobody is to leave by priority, what its own queue
+// has of a lower one. Pods may be too large for that, and there may be no place: so it is a reason to look, and no promise.
+func (b *Book) Obtainable(j Job, preempts bool) bool {
+	if !b.AdmitBeyondLimits(j).OK() {
+		return false
+	}
+	r := b.Reclaim(j)
+	if len(r.limits) == 0 {
+		return false
+	}
+	lower := int64(0)
+	if preempts {
+		priority := j[0].Priority
+		for i := range j {
+			priority = max(priority, j[i].Priority)
+		}
+		b.queues[j[0].Queue].each(func(e *entry) {
+			if e.runs() && e.claim.Priority < priority {
+				lower = plus(lower, e.milliGPU)
+			}
+		})
+	}
+	for k, g := range r.limits {
+		if plus(r.most[k], lower) < r.Least[g] {
+			return false
+		}
+	}
+	return true
+}
+
 // Groups are the indices of the caps that count for a pod of that queue, and false when nothing may be taken from it. A pod
 // of no queue, or of one that does not exist any more, is a borrower of all that it has. Pods of the job's own queue, and of
-// those below it, are for priority to decide among.
+// those below it, are for priority to decide among: they count in Limits alone.
 func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
 	groups = r.groups[queue]
 	if !r.known[queue] {

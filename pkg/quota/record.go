@@ -62,15 +62,22 @@ func (q *queue) since() (from int64, ok bool) {
 }
 
 // Record is the record of now, of the claims that ended, and of those that run if counts says so of their ID. Claims without a budget above
-// them are not in it: nobody needs to know what they used.
+// them are not in it: nobody needs to know what they used. It is to be rounded, which takes longer, and for which the book is not needed.
 func (b *Book) Record(counts func(id string) bool) Record {
 	r := Record{At: b.now, Grain: 1}
 	running := map[string]*RunningRecord{}
+	sinces := make(map[*queue]int64, len(b.queues)) // 0 without a budget
 	for _, e := range b.entries {
-		from, ok := e.queue.since()
+		from, known := sinces[e.queue]
+		if !known {
+			if since, ok := e.queue.since(); ok {
+				from = max(since, 1)
+			}
+			sinces[e.queue] = from
+		}
 		start := max(e.start, from)
 		switch {
-		case !ok || e.rate == 0 || e.live && !counts(e.claim.ID):
+		case from == 0 || e.rate == 0 || e.live && !counts(e.claim.ID):
 		case e.live:
 			q := running[e.claim.Queue]
 			if q == nil {
@@ -86,9 +93,13 @@ func (b *Book) Record(counts func(id string) bool) Record {
 	for _, name := range slices.Sorted(maps.Keys(running)) {
 		r.Running = append(r.Running, *running[name])
 	}
+	return r
+}
+
+// Round adds up what can be told together, and bounds the record.
+func (r *Record) Round() {
 	r.roundStarts()
 	r.merge()
-	return r
 }
 
 // roundStarts adds up what started at the same time, and rounds starts until there are few enough.

@@ -39,12 +39,12 @@ func (pl *Plugin) preemptAlone(
 		return nil, fwk.AsStatus(err)
 	}
 	priority := corev1helpers.PodPriority(pod)
-	caps, of := pl.reclaim([]*v1.Pod{pod})
-	such := inGang
+	_, of := pl.reclaim([]*v1.Pod{pod}, nil)
+	such := func(p *v1.Pod) bool { return inGang(p) && corev1helpers.PodPriority(p) < priority }
 	if of != nil { // whom priority decides about DefaultPreemption does not know
-		such = func(*v1.Pod) bool { return true }
+		such = func(p *v1.Pod) bool { return corev1helpers.PodPriority(p) < priority || of.mayLeave(p, priority) }
 	}
-	if len(caps) == 0 && !anyBelow(nodes, priority, such) {
+	if !anySuch(nodes, such) {
 		return nil, fwk.NewStatus(fwk.Unschedulable)
 	}
 	if err := pl.gangs.wait(ctx); err != nil {
@@ -85,11 +85,11 @@ func inGang(p *v1.Pod) bool {
 	return ok
 }
 
-// anyBelow reports whether such a pod runs with a lower priority.
-func anyBelow(nodes []fwk.NodeInfo, priority int32, such func(*v1.Pod) bool) bool {
+// anySuch reports whether such a pod runs.
+func anySuch(nodes []fwk.NodeInfo, such func(*v1.Pod) bool) bool {
 	for _, n := range nodes {
 		for _, p := range n.GetPods() {
-			if corev1helpers.PodPriority(p.GetPod()) < priority && such(p.GetPod()) {
+			if such(p.GetPod()) {
 				return true
 			}
 		}
@@ -104,7 +104,7 @@ func (pl *Plugin) roomForOne(ctx context.Context, pod *v1.Pod, nodes []fwk.NodeI
 		return nil, none
 	}
 	pl.gangs.gpus.Cache().Snapshot(pl.snapshot)
-	in := inspection{spec: gang.Spec{Key: gang.Key{Namespace: pod.Namespace}, Min: 1}, members: []*v1.Pod{pod}, need: 1}
+	in := alone(pod)
 	q, refused, err := pl.ask(ctx, in, nodes)
 	if err != nil {
 		return nil, fwk.AsStatus(err)

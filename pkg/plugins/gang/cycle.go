@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -74,6 +75,16 @@ func (pl *Plugin) place(ctx context.Context, state fwk.CycleState, k gang.Key, p
 	if !r.OK() {
 		// It changed since PreEnqueue, which will hold the pod back: an error, so that no autoscaler acts on it.
 		return "", fwk.AsStatus(errors.New(r.Message()))
+	}
+	if in.members = pl.admitted(in.members); !slices.ContainsFunc(in.members, func(p *v1.Pod) bool { return p.UID == pod.UID }) {
+		// An error, for nodes would not help it. The first of those that may start is tried, whom the scheduling queue may have put after it.
+		for _, p := range in.members {
+			if _, there := pl.gangs.book.placeOf(k, p.UID); !there && p.Spec.NodeName == "" {
+				pl.gangs.activate([]*v1.Pod{p})
+				break
+			}
+		}
+		return "", fwk.AsStatus(errOthers)
 	}
 	start := time.Now()
 	node, refused, err := pl.plan(ctx, state, in, pod, nodes)

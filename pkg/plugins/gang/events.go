@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -171,8 +172,13 @@ func tell(h fwk.Handle, spec gang.Spec, kind, reason, format string, args ...any
 	recorder.Eventf(reference(spec), nil, kind, reason, "Scheduling", "%s", fmt.Sprintf(format, args...))
 }
 
-// reference names the PodGroup.
+// reference names the PodGroup, or the pod that is in none.
 func reference(spec gang.Spec) *v1.ObjectReference {
+	if isAlone(spec.Key) {
+		return &v1.ObjectReference{
+			APIVersion: "v1", Kind: "Pod", Namespace: spec.Namespace, Name: strings.TrimPrefix(spec.Name, aloneName), UID: types.UID(spec.UID),
+		}
+	}
 	version := schedv1alpha1.SchemeGroupVersion
 	if spec.Source == gang.SourceNative {
 		version = schedulingv1beta1.SchemeGroupVersion

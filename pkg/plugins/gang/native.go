@@ -165,6 +165,12 @@ func (pl *Plugin) planNative(ctx context.Context, a *answer, pods []*v1.Pod, nod
 	if !slices.ContainsFunc(pods, func(p *v1.Pod) bool { return placed[p.UID] == "" }) {
 		return // binds failed, and all that came back keep their places
 	}
+	if queues := pl.gangs.options.Queues; queues != nil {
+		if a.err = queues.MakeRoom(ctx, pods, nodes); a.err != nil {
+			return
+		}
+		in.members = queues.Admitted(in.members)
+	}
 	start := time.Now()
 	pl.gangs.gpus.Cache().Snapshot(pl.snapshot)
 	a.question, a.refused, a.err = pl.ask(ctx, in, nodes)

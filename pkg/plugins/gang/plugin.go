@@ -36,12 +36,20 @@ type Options struct {
 type Queues interface {
 	// Gangs has the function say which gangs are there and complete.
 	Gangs(complete func(gang.Key) bool)
-	// Reclaim is what pods that want to start together may take from others. caps are how much, in milli-GPU, from each group of pods; of
-	// says of a pod that runs in which groups it counts and how much, whether it may leave whatever its priority (owed), and whether it
-	// may if its priority is lower (ranked). of is nil where priority decides about all.
-	Reclaim(pods []*v1.Pod) (caps []int64, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool))
-	// Promise says that the victims are about to leave for the pods.
-	Promise(pods, victims []*v1.Pod)
+	// Room has the function make room for the job of a pod that limits of its queues alone hold back, in a cycle that is for nothing else.
+	// The error, which is never nil, says what was done.
+	Room(make func(ctx context.Context, pod *v1.Pod, nodes []fwk.NodeInfo) error)
+	// MakeRoom calls that function if the cycle of any of the pods, of a native PodGroup, is for that; else it returns nil.
+	MakeRoom(ctx context.Context, pods []*v1.Pod, nodes []fwk.NodeInfo) error
+	// Admitted are those of a gang's members that run or that their queue lets start, in the order given.
+	Admitted(members []*v1.Pod) []*v1.Pod
+	// Reclaim is what pods that want to start together may take from others, when those that leave have left. caps are how much, in
+	// milli-GPU, from each group of pods, and how much must leave for the limits of queues; of says of a pod that runs in which groups
+	// it counts and how much, whether it may leave whatever its priority (owed), and whether it may if its priority is lower (ranked).
+	// of is nil where priority decides about all.
+	Reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool))
+	// Promise says that the victims are about to leave for the pods, until that moment.
+	Promise(pods, victims []*v1.Pod, until time.Time)
 }
 
 // NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the plans.

@@ -101,7 +101,7 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	var units []gang.Unit
 	var pods [][]*v1.Pod
 	budgets, allowed := q.pl.budgets()
-	caps, of := q.pl.reclaim(q.pods)
+	caps, of := q.pl.reclaim(q.starting(), leaving)
 	if q.mayPreempt() {
 		if q.never() {
 			of = of.owedOnly()
@@ -111,10 +111,10 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 	if len(units) == 0 && len(leaving) == 0 {
 		return nil, nil
 	}
+	caps.Straddle = true // a gang that has some of what its queue is guaranteed, and some that is borrowed, leaves whole or not at all
 	limits, considered := later.limits(), map[int]bool{}
 	for range maxReplans {
-		// A gang that has some of what its queue is guaranteed, and some that is borrowed, leaves whole or not at all: it does.
-		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed, gang.Caps{MilliGPU: caps, Straddle: true})
+		res, chosen, r := gang.Preempt(&later.Problem, q.priority, units, allowed, caps)
 		if !r.OK() {
 			break
 		}
@@ -144,8 +144,8 @@ func (q *question) makeRoom(ctx context.Context) (*room, error) {
 
 // promised is the room, of which the queues are told: the callers evict the victims.
 func (q *question) promised(r *room) *room {
-	if queues := q.pl.gangs.options.Queues; queues != nil && len(r.victims) > 0 {
-		queues.Promise(q.pods, r.victims)
+	if queues := q.pl.gangs.options.Queues; queues != nil && (len(r.victims) > 0 || q.everywhere) {
+		queues.Promise(q.starting(), r.victims, r.expires(q.pl.now()))
 	}
 	return r
 }
@@ -154,7 +154,7 @@ func (q *question) promised(r *room) *room {
 // the units that plans would have had leave, and then of those as many stay as can, the most important first. The surplus of a gang
 // does not stay without what it is surplus of: it would hold its GPUs for nothing.
 func (q *question) makeRoomOneByOne(
-	ctx context.Context, limits [][]int, units []gang.Unit, pods [][]*v1.Pod, considered map[int]bool, leaving []*v1.Pod, caps []int64,
+	ctx context.Context, limits [][]int, units []gang.Unit, pods [][]*v1.Pod, considered map[int]bool, leaving []*v1.Pod, caps gang.Caps,
 ) (*room, error) {
 	leave := slices.Sorted(maps.Keys(considered))
 	then, status := q.after(ctx, podsOf(pods, leave))
@@ -181,6 +181,9 @@ func (q *question) makeRoomOneByOne(
 		}
 		tried[u] = true
 		fewer := slices.DeleteFunc(slices.Clone(leave), func(other int) bool { return other == u })
+		if !caps.Enough(units, fewer) {
+			continue
+		}
 		then, status := q.after(ctx, podsOf(pods, fewer))
 		if !status.IsSuccess() {
 			return nil, status.AsError()
@@ -193,7 +196,7 @@ func (q *question) makeRoomOneByOne(
 			leave, res = fewer, same
 		}
 	}
-	if !(gang.Caps{MilliGPU: caps, Straddle: true}).Allow(units, leave) {
+	if !caps.Allow(units, leave) || !caps.Enough(units, leave) {
 		return nil, nil // of several plans' victims together more is taken
 	}
 	owed := slices.ContainsFunc(leave, func(u int) bool { return units[u].Owed })
@@ -206,8 +209,23 @@ func (q *question) mayPreempt() bool {
 	if !q.never() {
 		return true
 	}
-	caps, _ := q.pl.reclaim(q.pods)
-	return len(caps) > 0
+	_, of := q.pl.reclaim(q.starting(), nil)
+	return of != nil
+}
+
+// starting are the members without which the gang cannot start, with those that run.
+func (q *question) starting() (pods []*v1.Pod) {
+	need := q.Min - q.placed()
+	for i, m := range q.Members {
+		if m.Node == "" {
+			if need <= 0 {
+				continue
+			}
+			need--
+		}
+		pods = append(pods, q.pods[i])
+	}
+	return pods
 }
 
 // never reports whether a member says that nobody is to leave because of its priority.
@@ -222,7 +240,43 @@ func (q *question) never() bool {
 
 // preempt keeps the places of the plan for the gang, and then evicts the victims.
 func (pl *Plugin) preempt(q *question, r *room) {
-	k, now := q.in.spec.Key, pl.now()
+	k := q.in.spec.Key
+	by := preemptor{k.String(), r.right(), reference(q.in.spec)}
+	if isAlone(k) {
+		by.name = "pod " + q.pods[0].Namespace + "/" + q.pods[0].Name
+	}
+	h := &hold{
+		kind: forVictims, spec: q.in.spec, victims: append(r.awaited(), r.victims...), profile: q.pods[0].Spec.SchedulerName,
+		Hold: gpufit.NewHold(gang.NewReservation(&q.Problem, r.result, q.priority, time.Time{}, r.expires(pl.now())), q.Resources),
+	}
+	pl.gangs.waiting.tryAt(k, time.Time{})
+	// Before the first one leaves: nobody else is to take what it leaves.
+	pl.gangs.waiting.put(h)
+	if len(r.victims) == 0 {
+		tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "waits for %d pods that are being deleted", len(h.victims))
+		return
+	}
+	metrics.GangPreempted(len(r.victims))
+	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
+	go func() {
+		evicted, err := pl.evict(by, r.victims)
+		if err == nil {
+			return
+		}
+		tell(pl.handle, q.in.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", err)
+		// What some leave stays kept until it expires, so that they have not left for nothing.
+		if evicted == 0 && pl.gangs.waiting.drop(k, h) {
+			if queues := pl.gangs.options.Queues; queues != nil {
+				queues.Promise(q.starting(), r.victims, pl.now()) // no more
+			}
+			pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
+			pl.gangs.wake(k, h.Priority, true)
+		}
+	}()
+}
+
+// expires is when what is kept until the pods have left is kept no more.
+func (r *room) expires(now time.Time) time.Time {
 	expires := now
 	for _, v := range r.victims {
 		grace := int64(v1.DefaultTerminationGracePeriodSeconds)
@@ -236,31 +290,7 @@ func (pl *Plugin) preempt(q *question, r *room) {
 			expires = latest(expires, v.DeletionTimestamp.Time)
 		}
 	}
-	h := &hold{
-		kind: forVictims, spec: q.in.spec, victims: append(r.awaited(), r.victims...),
-		Hold: gpufit.NewHold(gang.NewReservation(&q.Problem, r.result, q.priority, time.Time{}, expires.Add(evictionMargin)), q.Resources),
-	}
-	pl.gangs.waiting.tryAt(k, time.Time{})
-	// Before the first one leaves: nobody else is to take what it leaves.
-	pl.gangs.waiting.put(h)
-	if len(r.victims) == 0 {
-		tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Reserved", "waits for %d pods that are being deleted", len(h.victims))
-		return
-	}
-	metrics.GangPreempted(len(r.victims))
-	tell(pl.handle, q.in.spec, v1.EventTypeNormal, "Preempting", "evicts %s for places on %d nodes", people(r.victims), len(h.Shares))
-	go func() {
-		evicted, err := pl.evict(preemptor{k.String(), r.right(), reference(q.in.spec)}, r.victims)
-		if err == nil {
-			return
-		}
-		tell(pl.handle, q.in.spec, v1.EventTypeWarning, "PreemptionFailed", "%v", err)
-		// What some leave stays kept until it expires, so that they have not left for nothing.
-		if evicted == 0 && pl.gangs.waiting.drop(k, h) {
-			pl.gangs.waiting.tryAt(k, pl.now().Add(evictionBackoff))
-			pl.gangs.wake(k, h.Priority, true)
-		}
-	}()
+	return expires.Add(evictionMargin)
 }
 
 // preemptor is who takes the place of others, and by which right.
@@ -277,8 +307,11 @@ func (r *room) right() string {
 	return "of higher priority"
 }
 
-// awaited are the pods that leave already and have to be gone for the plan: those on its nodes.
+// awaited are the pods that leave already and have to be gone for the plan: those on its nodes, and for a limit of queues nobody knows which.
 func (r *room) awaited() (pods []*v1.Pod) {
+	if r.of.everywhere {
+		return slices.Clone(r.leaving)
+	}
 	used := map[string]bool{}
 	for _, pl := range r.result.Placements {
 		used[r.of.Nodes[pl.Node].Name] = true

@@ -1,10 +1,12 @@
 package gang
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
 
 	"weft.sh/weft/pkg/gang"
 )
@@ -17,11 +19,17 @@ type borrowers struct {
 
 func (*borrowers) Gangs(func(gang.Key) bool) {}
 
-func (b *borrowers) Reclaim([]*v1.Pod) ([]int64, func(*v1.Pod) ([]int, int64, bool, bool)) {
-	return []int64{b.most}, func(*v1.Pod) ([]int, int64, bool, bool) { return []int{0}, 8000, true, true }
+func (*borrowers) Room(func(context.Context, *v1.Pod, []fwk.NodeInfo) error) {}
+
+func (*borrowers) MakeRoom(context.Context, []*v1.Pod, []fwk.NodeInfo) error { return nil }
+
+func (*borrowers) Admitted(members []*v1.Pod) []*v1.Pod { return members }
+
+func (b *borrowers) Reclaim([]*v1.Pod, []*v1.Pod) (gang.Caps, func(*v1.Pod) ([]int, int64, bool, bool)) {
+	return gang.Caps{MilliGPU: []int64{b.most}}, func(*v1.Pod) ([]int, int64, bool, bool) { return []int{0}, 8000, true, true }
 }
 
-func (b *borrowers) Promise(_, victims []*v1.Pod) {
+func (b *borrowers) Promise(_, victims []*v1.Pod, _ time.Time) {
 	for _, v := range victims {
 		b.promised = append(b.promised, v.Name)
 	}

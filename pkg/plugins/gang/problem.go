@@ -45,6 +45,9 @@ type question struct {
 	// holds are what is kept for other gangs and binds this one. widened says that the nodes are not only those with room.
 	holds   []*gpufit.Hold
 	widened bool
+	// everywhere says that pods on any node may leave, for a limit of queues, and gone are those that count as if they had left.
+	everywhere bool
+	gone       map[types.UID]bool
 
 	// markers are nodes of different domains; see settle.
 	markers []fwk.NodeInfo

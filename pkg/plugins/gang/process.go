@@ -75,6 +75,7 @@ func (g *gangs) join(ctx context.Context, pl *Plugin) error {
 	g.tracker = tracker
 	if g.options.Queues != nil {
 		g.options.Queues.Gangs(g.complete)
+		g.options.Queues.Room(g.roomBelow)
 	}
 	metrics.Register()
 	tracker.OnChange(func(k gang.Key) { g.looks.at(k, g.changed) })

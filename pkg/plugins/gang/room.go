@@ -101,7 +101,10 @@ func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.S
 	}
 	later := &question{
 		pl: q.pl, in: q.in, Problem: q.Problem, pods: q.pods, priority: q.priority, shapes: q.shapes, infos: slices.Clone(q.infos),
-		refused: maps.Clone(q.refused), widened: true, markers: q.markers,
+		refused: maps.Clone(q.refused), widened: true, markers: q.markers, all: q.all, everywhere: q.everywhere, gone: maps.Clone(q.gone),
+	}
+	if later.gone == nil {
+		later.gone = make(map[types.UID]bool, len(pods))
 	}
 	later.Nodes = slices.Clone(q.Nodes)
 	for i, before := range q.untightened {
@@ -122,6 +125,7 @@ func (q *question) after(ctx context.Context, pods []*v1.Pod) (*question, *fwk.S
 	}
 	changed := map[int]bool{}
 	for _, p := range pods {
+		later.gone[p.UID] = true
 		i, ok := index[p.Spec.NodeName]
 		if !ok {
 			continue
@@ -163,15 +167,19 @@ func (q *question) leaving() (pods []*v1.Pod) {
 	return pods
 }
 
-// occupants yields the pods on the nodes, but for those of the gang itself; those of a node by UID, for a node lists them as they came
+// occupants yields the pods on the nodes of the question, or everywhere, but for those that are gone and those of the gang itself; those of a node by UID, for a node lists them as they came
 // and went, and who leaves among equals must not depend on that.
 func (q *question) occupants(yield func(*v1.Pod) bool) {
-	for _, info := range q.infos {
+	nodes := q.infos
+	if q.everywhere {
+		nodes = q.all
+	}
+	for _, info := range nodes {
 		pods := slices.Clone(info.GetPods())
 		slices.SortFunc(pods, func(a, b fwk.PodInfo) int { return cmp.Compare(a.GetPod().UID, b.GetPod().UID) })
 		for _, i := range pods {
 			p := i.GetPod()
-			if k, ok := podgroup.KeyOf(p); ok && k == q.in.spec.Key {
+			if k, ok := podgroup.KeyOf(p); q.gone[p.UID] || ok && k == q.in.spec.Key {
 				continue
 			}
 			if !yield(p) {
@@ -232,11 +240,11 @@ func (q *question) units(budgets []*policyv1.PodDisruptionBudget, of rights) (un
 type rights func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool)
 
 // reclaim is what the pods may take from others by the right of their queue.
-func (pl *Plugin) reclaim(pods []*v1.Pod) (caps []int64, of rights) {
+func (pl *Plugin) reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of rights) {
 	if pl.gangs.options.Queues == nil {
-		return nil, nil
+		return gang.Caps{}, nil
 	}
-	return pl.gangs.options.Queues.Reclaim(pods)
+	return pl.gangs.options.Queues.Reclaim(pods, leaving)
 }
 
 // owedOnly is without what priority decides; of is not nil.

@@ -54,6 +54,8 @@ type hold struct {
 	victims []*v1.Pod
 	// since is when it was made.
 	since time.Time
+	// profile is that of the pod it is for, where that is in no gang.
+	profile string
 }
 
 // before reports whether the gang of the hold goes before the other: of equal priority the older one does.
@@ -274,6 +276,7 @@ func (g *gangs) tick(now time.Time) {
 	// What changed while a gang was planned has had its event already, and is seen now.
 	g.tidy(now)
 	g.book.expire(now)
+	g.reviewAlone()
 	for k := range g.known() {
 		g.changed(k)
 	}
@@ -292,7 +295,9 @@ func (w *waiting) known(known map[gang.Key]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for k := range w.holds {
-		known[k] = true
+		if !isAlone(k) {
+			known[k] = true
+		}
 	}
 	for k := range w.rests {
 		known[k] = true

@@ -46,7 +46,17 @@ func (h *Hold) Binds(pod *v1.Pod, now time.Time) bool {
 		end = now.Add(d)
 	}
 	k, _ := podgroup.KeyOf(pod)
+	if k == (gang.Key{}) && h.keptFor(string(pod.UID)) {
+		return false
+	}
 	return !h.Exempt(k, corev1helpers.PodPriority(pod), end)
+}
+
+// keptFor reports whether the pod, which is in no gang, is whom it is kept for.
+func (h *Hold) keptFor(uid string) bool {
+	return slices.ContainsFunc(h.Shares, func(s gang.Share) bool {
+		return slices.ContainsFunc(s.Pods, func(p cluster.Pod) bool { return p.UID == uid })
+	})
 }
 
 // Kept is what is kept of the node, besides GPUs: for each of the hold's resources. nil for nothing.

@@ -76,7 +76,7 @@ func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
 	}
 	// Of other members that are bound or hold already the book knows.
 	required := claims[:max(0, min(need, len(claims)))]
-	if v := s.book.Admit(required); claim.Queue != "" && !v.OK() {
+	if v := s.admit(required); claim.Queue != "" && !v.OK() {
 		if was := s.holds[pod.UID]; was != nil {
 			s.book.Set(was.claim)
 		}
@@ -122,7 +122,7 @@ func (s *State) holdSurplus(pod *v1.Pod, on *v1.Node) error {
 		return nil
 	}
 	one := quota.Job{claim}
-	if v := s.book.Admit(one); !v.OK() {
+	if v := s.admit(one); !v.OK() {
 		return fmt.Errorf("%w: %s", errOverQuota, v.Message())
 	}
 	s.hold(s.idOf(pod).gang, pod.UID, one)
@@ -154,7 +154,11 @@ func (s *State) release(which func(types.UID, *hold) bool) {
 		}
 		if _, _, _, ok := s.options.GPUs.Cache().Holding(string(uid)); !ok {
 			delete(s.holds, uid)
-			s.book.Delete(string(uid))
+			if p, ok := s.promises[uid]; ok && !p.leaves {
+				s.book.Set(p.claim) // it is tried again on what others left for it
+			} else {
+				s.book.Delete(string(uid))
+			}
 			s.changed()
 		}
 	}
@@ -206,6 +210,9 @@ func (s *State) bound(pod *v1.Pod) {
 	}
 	s.running[pod.UID] = claim
 	delete(s.holds, pod.UID)
+	if p, ok := s.promises[pod.UID]; ok && !p.leaves {
+		delete(s.promises, pod.UID)
+	}
 	s.book.Set(claim)
 	s.changed()
 }
@@ -240,7 +247,14 @@ func (s *State) podGone(obj any) {
 	defer s.mu.Unlock()
 	s.drop(pod.UID)
 	claim, ran := s.running[pod.UID]
-	if h := s.holds[pod.UID]; h != nil {
+	h := s.holds[pod.UID]
+	if _, promised := s.promises[pod.UID]; promised {
+		if delete(s.promises, pod.UID); !ran && h == nil {
+			s.book.Delete(string(pod.UID))
+			s.changed()
+		}
+	}
+	if h != nil {
 		delete(s.holds, pod.UID)
 		if claim = h.claim; !ran && !missed && pod.Spec.NodeName == "" {
 			s.book.Delete(claim.ID)

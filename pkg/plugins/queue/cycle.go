@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"weft.sh/weft/pkg/plugins/gpufit"
 	"weft.sh/weft/pkg/queues"
 	"weft.sh/weft/pkg/quota"
 )
@@ -22,6 +23,8 @@ type cycle struct {
 	job quota.Job
 	// at is which claim of the job is the pod's.
 	at int
+	// below says that room below limits is being made for the job, which are not asked about.
+	below bool
 
 	mu sync.Mutex
 	// verdicts are by what a GPU counts: nodes of a class that counts more may be over the budget where others are not.
@@ -34,12 +37,17 @@ func (c *cycle) Clone() fwk.StateData { return c }
 
 // PreFilter implements fwk.PreFilterPlugin. A pod whose queue gave to others since PreEnqueue ends the cycle with an error: a
 // rejection would make the pod Unschedulable, and an autoscaler would buy nodes for it. PreEnqueue then holds it back.
-func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
 	if err := pl.shared.wait(ctx); err != nil {
 		return nil, fwk.AsStatus(err)
 	}
 	if !pl.shared.leading.Swap(true) {
 		pl.shared.kick()
+	}
+	if !gpufit.AsksOthers(state) {
+		if err := pl.shared.MakeRoom(ctx, []*v1.Pod{pod}, nodes); err != nil {
+			return nil, fwk.AsStatus(err)
+		}
 	}
 	c, v := pl.shared.begin(pod)
 	if !v.OK() {
@@ -72,7 +80,8 @@ func (s *State) begin(pod *v1.Pod) (*cycle, verdict) {
 	j := w.job
 	s.judge(j)
 	j.absent, j.tried = false, s.freed()+1
-	if v := s.verdictFor(w); !v.OK() {
+	below := j.making && j.limited
+	if v := s.verdictFor(w); !v.OK() && !below {
 		return nil, v
 	}
 	at := slices.IndexFunc(j.claims, func(c quota.Claim) bool { return c.ID == string(pod.UID) })
@@ -80,7 +89,7 @@ func (s *State) begin(pod *v1.Pod) (*cycle, verdict) {
 		return nil, verdict{}
 	}
 	job := j.requiredWith(at)
-	return &cycle{set: s.set, job: job, at: len(job) - 1, verdicts: map[int64]quota.Verdict{j.claims[at].Rate: {}}}, verdict{}
+	return &cycle{set: s.set, job: job, at: len(job) - 1, below: below, verdicts: map[int64]quota.Verdict{j.claims[at].Rate: {}}}, verdict{}
 }
 
 // Filter implements fwk.FilterPlugin: a node whose GPUs count more than the budget has left is refused. That others leave it does not
@@ -112,7 +121,11 @@ func (c *cycle) check(s *State, claim quota.Claim) quota.Verdict {
 	job := slices.Clone(c.job)
 	job[c.at] = claim
 	s.mu.Lock()
-	v = s.book.Admit(job)
+	if c.below {
+		v = s.book.AdmitBeyondLimits(job)
+	} else {
+		v = s.admit(job)
+	}
 	s.mu.Unlock()
 	c.verdicts[claim.Rate] = v
 	if !v.OK() && (c.dear == nil || claim.Rate < c.dear.Rate) {

@@ -37,9 +37,12 @@ type job struct {
 	verdict verdict
 	version uint64
 	set     *queues.Set
-	// queue is that of the claims, and eligible says that it is counted in State.eligible.
-	queue    string
-	eligible bool
+	// queue is that of the claims; eligible says that it is counted in State.eligible, limited in State.limited.
+	queue             string
+	eligible, limited bool
+	// line says whether jobs ahead in the queue let it go, where a limit holds any of them back.
+	line turn
+	seeks
 	// turn says that the job may try now if others want the same; given is since when what is idle is kept for it, zero while it is not.
 	turn  turn
 	given time.Time
@@ -129,22 +132,26 @@ func (s *State) drop(uid types.UID) {
 	s.teller.tell(uid) // which forgets what it was told
 	w.job.set = nil
 	if len(w.job.members) == 0 {
-		s.count(w.job, false)
+		s.count(w.job, false, false)
 		delete(s.jobs, w.job.id)
 	}
 }
 
-// count keeps State.eligible. The lock is held.
-func (s *State) count(j *job, eligible bool) {
-	if j.eligible == eligible {
-		return
+// count keeps State.eligible and State.limited. The lock is held.
+func (s *State) count(j *job, eligible, limited bool) {
+	keep := func(count map[string]int, was *bool, is bool) {
+		if *was == is {
+			return
+		}
+		*was = is
+		if is {
+			count[j.queue]++
+		} else if count[j.queue]--; count[j.queue] == 0 {
+			delete(count, j.queue)
+		}
 	}
-	j.eligible = eligible
-	if eligible {
-		s.eligible[j.queue]++
-	} else if s.eligible[j.queue]--; s.eligible[j.queue] == 0 {
-		delete(s.eligible, j.queue)
-	}
+	keep(s.eligible, &j.eligible, eligible)
+	keep(s.limited, &j.limited, limited)
 }
 
 // judge brings the job's verdict up to date. The lock is held.
@@ -153,7 +160,7 @@ func (s *State) judge(j *job) {
 		return
 	}
 	if j.set != s.set || j.id.gang != (gang.Key{}) {
-		s.count(j, false)
+		s.count(j, false, false)
 		j.set, j.claims = s.set, j.claims[:0]
 		j.verdict = s.claim(j)
 	}
@@ -162,17 +169,28 @@ func (s *State) judge(j *job) {
 		return // what claim said; pods of no queue are never held back
 	}
 	if waiting := j.claims[j.placed:]; j.need > 0 || len(waiting) == 0 {
-		j.verdict = verdictOf(s.book.Admit(j.required()))
+		v := s.admit(j.required())
+		if !v.OK() && s.promisedTo(j) {
+			if v.Reason == quota.OverLimit {
+				v.Detail = "pods that are to make room for it are leaving"
+			} else { // something else is in the way now: others may have what those leave
+				for i := range j.claims {
+					s.withdraw(types.UID(j.claims[i].ID))
+				}
+				s.changed()
+			}
+		}
+		j.verdict = verdictOf(v)
 	} else {
 		j.surplus = map[string]verdict{}
-		for i := range waiting {
-			v := verdictOf(s.book.Admit(waiting[i : i+1]))
+		for i, ok := range s.oneByOne(waiting) {
+			v := verdictOf(ok)
 			if j.surplus[waiting[i].ID] = v; i == 0 || v.OK() {
 				j.verdict = v
 			}
 		}
 	}
-	s.count(j, j.verdict.OK())
+	s.count(j, j.verdict.OK(), j.verdict.Reason == quota.OverLimit)
 }
 
 // required are the claims without which the job cannot start, those in the book included.
@@ -254,6 +272,7 @@ func verdictOf(v quota.Verdict) verdict {
 func (s *State) claim(j *job) (v verdict) {
 	j.queue, j.placed, j.need = "", 0, 1
 	first := true
+	var placed quota.Job // before the others, of which the order stays
 	members := s.membersOf(j)
 	if j.id.gang != (gang.Key{}) {
 		j.need = s.lacks(j.id.gang, members, "")
@@ -280,11 +299,14 @@ func (s *State) claim(j *job) (v verdict) {
 				"members of %s name the queues %q and %q, want one", j.id.gang, j.queue, queue)})
 		}
 		j.queue, first = queue, false
-		j.claims = append(j.claims, c)
-		if last := len(j.claims) - 1; pod.Spec.NodeName != "" || s.holds[pod.UID] != nil {
-			j.claims[j.placed], j.claims[last] = c, j.claims[j.placed]
-			j.placed++
+		if pod.Spec.NodeName != "" || s.holds[pod.UID] != nil {
+			placed = append(placed, c)
+		} else {
+			j.claims = append(j.claims, c)
 		}
+	}
+	if j.placed = len(placed); j.placed > 0 {
+		j.claims = slices.Insert(j.claims, 0, placed...)
 	}
 	return verdict{}
 }
@@ -349,6 +371,15 @@ func (s *State) gate(pod *v1.Pod) string {
 	}
 	s.judge(j)
 	if v := s.verdictFor(w); !v.OK() {
+		if v.Reason == quota.OverLimit && j.surplus == nil {
+			if j.seeker == pod.UID {
+				w.gated = false
+				return ""
+			}
+			if !j.looked {
+				s.kick() // others may leave for it
+			}
+		}
 		if s.probes(pod.UID) {
 			w.gated = false
 			return ""
@@ -357,10 +388,11 @@ func (s *State) gate(pod *v1.Pod) string {
 		return v.message
 	}
 	if !s.mayTry(j) {
-		if j.turn != denied {
+		v, known := s.notItsTurn(j)
+		if !known {
 			s.kick()
 		}
-		return quota.Verdict{Reason: quota.NotYourTurn}.Message()
+		return v.message
 	}
 	w.gated, j.absent = false, false
 	return ""
@@ -382,9 +414,24 @@ func (s *State) contested(j *job) bool {
 	return j.eligible && len(s.eligible) > 1
 }
 
+// inLine reports whether a limit holds a job of the same queue back, which may be ahead of this one. The lock is held.
+func (s *State) inLine(j *job) bool { return j.eligible && s.limited[j.queue] > 0 }
+
 // mayTry reports whether it is the job's turn, as far as that matters. The lock is held.
 func (s *State) mayTry(j *job) bool {
+	if s.inLine(j) && j.line != granted {
+		return false
+	}
 	return !s.contested(j) || j.turn == granted && (j.until == 0 || j.until == s.freed()+1)
+}
+
+// notItsTurn is what a job is told that may not try yet, false while that is not known. The lock is held.
+func (s *State) notItsTurn(j *job) (v verdict, known bool) {
+	if s.inLine(j) && j.line != granted {
+		return verdictOf(quota.Verdict{Reason: quota.NotYourTurn, Queue: j.queue, Detail: fmt.Sprintf(
+			"a job ahead of it in queue %s waits for GPUs below a limit, and what is left is kept for that one", j.queue)}), j.line == denied
+	}
+	return verdict{quota.Verdict{Reason: quota.NotYourTurn, Queue: j.queue}, quota.Verdict{Reason: quota.NotYourTurn}.Message()}, j.turn == denied
 }
 
 // asks reports whether the pod asks for GPUs; also one that asks for something without a meaning, which plugin GPUFit refuses, does

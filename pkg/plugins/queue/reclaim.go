@@ -2,25 +2,27 @@ package queue
 
 import (
 	"slices"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"weft.sh/weft/pkg/gang"
 	"weft.sh/weft/pkg/podspec"
 	"weft.sh/weft/pkg/quota"
 )
 
 // Reclaim is what pods that want to start together may take from others when there is no room, for plugin Gang, which chooses who leaves.
-// caps are how much, in milli-GPU, may be taken from each group of pods. of says of a pod that runs whether it may leave for them: owed
+// caps are how much, in milli-GPU, may be taken from each group of pods, and must be for the limits of queues, when the pods that leave
+// have left. of says of a pod that runs whether it may leave for them: owed
 // when their queue is guaranteed what the pod's has borrowed, whatever the priorities, and then in which groups it counts, and how much;
 // ranked when priority decides. of is nil where there are no queues and for pods without GPUs: then priority decides about all.
 //
 // Priority decides within a queue and those below it, and about pods without GPUs. Between queues it does not: who was preempted
 // within its guarantee could reclaim what it lost, and so on for ever.
-func (s *State) Reclaim(pods []*v1.Pod) (caps []int64, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool)) {
+func (s *State) Reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool)) {
 	if !s.active.Load() || len(pods) == 0 {
-		return nil, nil
+		return caps, nil
 	}
+	told := slices.DeleteFunc(s.pods(), func(p *v1.Pod) bool { return p.DeletionTimestamp == nil || p.Spec.NodeName == "" })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	set := s.set
@@ -31,15 +33,15 @@ func (s *State) Reclaim(pods []*v1.Pod) (caps []int64, of func(*v1.Pod) (groups 
 		}
 	}
 	if len(job) == 0 {
-		return nil, nil
+		return caps, nil
 	}
 	own, v := set.QueueOf(pods[0])
 	if !v.OK() {
-		return nil, func(p *v1.Pod) ([]int, int64, bool, bool) { return nil, 0, false, !holdsGPUs(p) }
+		return caps, func(p *v1.Pod) ([]int, int64, bool, bool) { return nil, 0, false, !holdsGPUs(p) }
 	}
-	r := s.reclaim(job)
+	r := s.reclaim(job, leaving, told)
 	below := map[string]bool{} // by queue: whether it is ours or below ours
-	return r.Caps, func(p *v1.Pod) ([]int, int64, bool, bool) {
+	return gang.Caps{MilliGPU: r.Caps, Least: r.Least}, func(p *v1.Pod) ([]int, int64, bool, bool) {
 		if !holdsGPUs(p) {
 			return nil, 0, false, true
 		}
@@ -52,65 +54,43 @@ func (s *State) Reclaim(pods []*v1.Pod) (caps []int64, of func(*v1.Pod) (groups 
 			ours = queue == own || slices.Contains(set.Tree().Path(queue), own)
 			below[queue] = ours
 		}
-		return nil, 0, false, ours
+		if !ours {
+			return nil, 0, false, false
+		}
+		return r.Limits(), s.milliGPU(p), false, true
 	}
 }
 
-// promise is a pod that others leave for, or one that leaves. It stands until the pod is bound or gone, and no longer than patience.
-type promise struct {
-	claim   quota.Claim
-	leaves  bool
-	expires time.Time
-}
-
-// promisePatience is longer than most grace periods. What is promised for longer may be promised to another, too.
-const promisePatience = time.Minute
-
-// Promise says that the victims are about to leave for the pods: until they have, the next of the queue counts on neither.
-func (s *State) Promise(pods, victims []*v1.Pod) {
-	if !s.active.Load() {
-		return
-	}
-	expires := s.now().Add(promisePatience)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range pods {
-		if _, runs := s.running[p.UID]; runs {
-			continue
+// reclaim is quota's answer when all that is promised has happened, and those have left that leave. Those that were told to leave and
+// are not among them may stay for ever: what is taken in their place is no more than what their queues have without them, and still
+// nobody counts on their room. The lock is held.
+func (s *State) reclaim(job quota.Job, leaving, told []*v1.Pod) quota.Reclaim {
+	defer s.without(job)()
+	defer s.departed()()
+	var gone, lingering quota.Job
+	take := func(p *v1.Pod) (c quota.Claim, ok bool) {
+		if c, ok = s.running[p.UID]; ok {
+			if _, ok = s.book.Holder(c.ID); ok {
+				s.book.Delete(c.ID)
+				gone = append(gone, c)
+			}
 		}
-		if c, ok := s.set.Claim(p, nil); ok {
-			c.Start = s.now().Unix()
-			s.promises[p.UID] = promise{claim: c, expires: expires}
+		return c, ok
+	}
+	for _, p := range leaving {
+		take(p)
+	}
+	for _, p := range told {
+		if c, ok := take(p); ok {
+			lingering = append(lingering, c)
 		}
 	}
-	for _, p := range victims {
-		if c, ok := s.running[p.UID]; ok {
-			s.promises[p.UID] = promise{claim: c, leaves: true, expires: expires}
+	defer func() {
+		for _, c := range gone {
+			s.book.Set(c)
 		}
-	}
-}
-
-// reclaim is quota's answer when all that is promised has happened. The lock is held.
-func (s *State) reclaim(job quota.Job) quota.Reclaim {
-	now := s.now()
-	for uid, p := range s.promises {
-		_, runs := s.running[uid]
-		if runs != p.leaves || p.expires.Before(now) || !runs && s.waiting[uid] == nil {
-			delete(s.promises, uid)
-			continue
-		}
-		if s.holds[uid] != nil || slices.ContainsFunc(job, func(c quota.Claim) bool { return c.ID == p.claim.ID }) {
-			continue
-		}
-		if p.leaves {
-			s.book.Delete(p.claim.ID)
-			defer s.book.Set(s.running[uid])
-		} else {
-			s.book.Set(p.claim)
-			defer s.book.Delete(p.claim.ID)
-		}
-	}
-	return s.book.Reclaim(job)
+	}()
+	return s.book.Reclaim(job, lingering...)
 }
 
 // milliGPU is what the book has of the pod.

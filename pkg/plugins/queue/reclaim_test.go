@@ -73,6 +73,18 @@ func TestWhoHoldsWhatNobodyGuaranteedStays(t *testing.T) {
 	})
 }
 
+func TestPodsOfNoQueueHaveBorrowedWhatTheyHold(t *testing.T) {
+	inBubble(t, nodes(node("n", 2)), []runtime.Object{queue("a", gpus("1", ""))}, func(r *rig) {
+		r.create(pod("x", "", "", priority(100)), pod("y", "", "", priority(100)))
+		r.wantBound("x y")
+		r.create(pod("a0", "a", ""), pod("a1", "a", ""))
+		r.after(20 * time.Second)
+		if a := r.count("a"); a != 1 {
+			t.Errorf("%d of a are bound, want the one that is guaranteed", a)
+		}
+	})
+}
+
 func TestWhoPreemptsNobodyTakesItsGuaranteeBackAllTheSame(t *testing.T) {
 	never := func(p *v1.Pod) { p.Spec.PreemptionPolicy = new(v1.PreemptNever) }
 	all := []runtime.Object{queue("a", gpus("2", "")), queue("b", gpus("1", ""))}

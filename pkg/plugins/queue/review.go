@@ -159,6 +159,7 @@ func (s *State) advance() {
 	s.book.Advance(now)
 	s.version++
 	s.release(func(types.UID, *hold) bool { return true })
+	s.expire()
 }
 
 // take brings set, tree and checkpoints up to date, and reports whether there are queues.
@@ -262,7 +263,9 @@ func (s *State) pods() []*v1.Pod {
 // review decides anew about all jobs that wait, and has those tried of which the answer changed.
 func (s *State) review() {
 	s.judgeAll()
+	s.lines()
 	s.turns()
+	s.seek()
 	var try []*v1.Pod
 	s.each(func(j *job) { try = append(try, s.decide(j)...) })
 	s.activate(try)
@@ -301,7 +304,7 @@ func (s *State) decide(j *job) (try []*v1.Pod) {
 			job = append(job, j.required()...)
 		}
 		job = deleteID(job[:1], job[1:], j.dear.ID)
-		if s.book.Admit(job).OK() {
+		if s.admit(job).OK() {
 			j.dear = nil
 			for _, w := range j.members {
 				try = append(try, w.pod)
@@ -313,7 +316,7 @@ func (s *State) decide(j *job) (try []*v1.Pod) {
 		v := s.verdictFor(w)
 		pass := v.OK() && s.mayTry(j)
 		switch {
-		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil, w.gated && !v.OK() && s.probes(uid):
+		case w.gated && pass, !w.gated && !pass && s.holds[uid] == nil, w.gated && !v.OK() && (j.seeker == uid || s.probes(uid)):
 			try = append(try, w.pod)
 		case w.gated:
 			s.teller.tell(uid)
@@ -331,6 +334,30 @@ func deleteID(first, others quota.Job, id string) quota.Job {
 		}
 	}
 	return out
+}
+
+// lines decides who of those that wait in one queue goes before the job that a limit holds back.
+func (s *State) lines() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.limited) == 0 {
+		return
+	}
+	var jobs []*job
+	var waiting []quota.Job
+	for _, j := range s.jobs {
+		if !j.eligible && !j.limited || s.limited[j.queue] == 0 || s.eligible[j.queue] == 0 || s.inFlight(j) {
+			continue
+		}
+		if wanting := j.wanting(); len(wanting) > 0 {
+			jobs, waiting = append(jobs, j), append(waiting, wanting)
+		}
+	}
+	for i, behind := range s.book.Behind(waiting) {
+		if jobs[i].line = granted; behind {
+			jobs[i].line = denied
+		}
+	}
 }
 
 // turns decides who of those that wait may try, where jobs of several queues do.

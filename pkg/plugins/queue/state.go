@@ -69,8 +69,9 @@ type State struct {
 	records        recorder
 	// leading says that this process schedules: one that waits to be elected has the same queue of pods, and must tell nobody anything.
 	leading atomic.Bool
-	// complete says whether a gang can be planned at all; see [State.Gangs].
+	// complete says whether a gang can be planned at all; see [State.Gangs]. making makes room below limits; see [State.Room].
 	complete atomic.Pointer[func(gang.Key) bool]
+	making   atomic.Pointer[func(context.Context, *v1.Pod, []fwk.NodeInfo) error]
 
 	// mu guards what follows. PreEnqueue takes it under the lock of the scheduling queue: nothing of the scheduler may be called
 	// while it is held.
@@ -85,14 +86,16 @@ type State struct {
 	jobs     map[jobID]*job
 	// waiting are the pods that PreEnqueue was asked about and that are not bound.
 	waiting map[types.UID]*waiter
-	// eligible counts the jobs by queue that wait and that only their turn may hold back.
-	eligible map[string]int
+	// eligible counts the jobs by queue that wait and that only their turn may hold back, limited those that a limit does.
+	eligible, limited map[string]int
+	// resting is by queue until when no job of it looks for room below limits: one did, and found none.
+	resting map[string]time.Time
 	// running are the claims of bound pods, holds those of pods that are being bound.
 	running map[types.UID]quota.Claim
 	holds   map[types.UID]*hold
 	// probe is the pod that was let through to find out whether this process schedules.
 	probe types.UID
-	// promises are for jobs that are about to take back what they are guaranteed.
+	// promises are for jobs that others are about to leave for. What is promised to a pod that waits is in the book.
 	promises map[types.UID]promise
 }
 
@@ -118,7 +121,8 @@ func NewState(o Options) *State {
 func (s *State) forget() {
 	s.set, s.tree, s.book = &queues.Set{}, nil, quota.NewBook()
 	s.advanced = 0
-	s.jobs, s.waiting, s.eligible = map[jobID]*job{}, map[types.UID]*waiter{}, map[string]int{}
+	s.jobs, s.waiting = map[jobID]*job{}, map[types.UID]*waiter{}
+	s.eligible, s.limited, s.resting = map[string]int{}, map[string]int{}, map[string]time.Time{}
 	s.running, s.holds, s.promises = map[types.UID]quota.Claim{}, map[types.UID]*hold{}, map[types.UID]promise{}
 }
 
@@ -192,6 +196,11 @@ func (s *State) activate(pods []*v1.Pod) {
 // Gangs has the function, plugin Gang's, say whether a gang is there and complete. Before that its members are Gang's to hold back, and
 // not looked at: a part of a gang is no job. The function is called under the lock of the scheduling queue.
 func (s *State) Gangs(complete func(gang.Key) bool) { s.complete.Store(&complete) }
+
+// Room has the function, plugin Gang's, make room below the limits of queues, in PreFilter of a cycle that is for nothing else.
+func (s *State) Room(make func(context.Context, *v1.Pod, []fwk.NodeInfo) error) {
+	s.making.Store(&make)
+}
 
 // kick has the worker look again soon.
 func (s *State) kick() {

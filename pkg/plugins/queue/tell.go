@@ -96,10 +96,11 @@ func (s *State) heldBack(uid types.UID) (held, bool) {
 	}
 	v := s.verdictFor(w)
 	if v.OK() {
-		if w.job.turn != denied {
+		why, known := s.notItsTurn(w.job)
+		if !known || s.mayTry(w.job) {
 			return held{}, false
 		}
-		v = verdict{quota.Verdict{Reason: quota.NotYourTurn, Queue: w.job.queue}, quota.Verdict{Reason: quota.NotYourTurn}.Message()}
+		v = why
 	}
 	return held{w.pod.Namespace, w.pod.Name, v}, true
 }

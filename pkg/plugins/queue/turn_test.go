@@ -50,8 +50,8 @@ func TestIdleCapacityIsSharedByQueuesThatWait(t *testing.T) {
 }
 
 func TestAGuaranteeGoesFirst(t *testing.T) {
-	inBubble(t, nodes(node("n", 4)), []runtime.Object{queue("a"), queue("b", gpus("4", ""))}, func(r *rig) {
-		r.create(pod("first", "", "", asking(4)))
+	inBubble(t, nodes(node("n", 4)), []runtime.Object{queue("a"), queue("b", gpus("4", "")), queue("c", gpus("4", ""))}, func(r *rig) {
+		r.create(pod("first", "c", "", asking(4)))
 		r.wantBound("first")
 		for i := range 4 {
 			r.create(pod(fmt.Sprint("a", i), "a", ""))
