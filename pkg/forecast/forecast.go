@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Missing is the value of a bucket of which nothing is known.
@@ -194,23 +195,26 @@ func round(v float64) int64 {
 	return int64(min(math.Round(v), 1<<62))
 }
 
-// PoorPerMille is the WAPE above which a forecast is called poor: it misses half of what comes.
-const PoorPerMille = 500
+// poorPerMille is the WAPE above which a forecast is called poor: it misses half of what comes.
+const poorPerMille = 500
 
 // note is what to hold of the forecast.
 func note(f *Forecast) string {
 	chosen := slices.IndexFunc(f.Skills, func(s Skill) bool { return s.Model == f.Model })
 	wape := f.Skills[chosen].WAPEPerMille
-	left := f.Skills[len(f.Skills)-1].Left != ""
-	switch {
-	case wape < 0:
+	if wape < 0 {
 		return "nothing was wanted in the time that the models are judged by"
-	case wape > PoorPerMille:
-		return "poor: it misses more than half of what comes"
-	case !f.BeatsLast && left:
-		return "nothing that the series is long enough for beats the last value"
-	case !f.BeatsLast:
-		return "nothing beats the last value"
 	}
-	return ""
+	var notes []string
+	switch left := f.Skills[len(f.Skills)-1].Left != ""; {
+	case f.BeatsLast:
+	case left:
+		notes = append(notes, "nothing that the series is long enough for beats the last value")
+	default:
+		notes = append(notes, "nothing beats the last value")
+	}
+	if wape > poorPerMille {
+		notes = append(notes, "poor: it misses more than half of what comes")
+	}
+	return strings.Join(notes, "; ")
 }

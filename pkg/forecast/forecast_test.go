@@ -65,7 +65,7 @@ func TestKnownAnswers(t *testing.T) {
 		},
 		"a series too short for a season has the last value with what it missed": {
 			values: steps(10, 20, 10, 20, 10, 20), horizon: 1, model: LastName, p50: steps(30), p90: steps(30), wape: steps(625, -1, -1),
-			note: "poor: it misses more than half of what comes",
+			note: "nothing that the series is long enough for beats the last value; poor: it misses more than half of what comes",
 		},
 		"a queue that is idle": {
 			values: slicesRepeat(0, 40), horizon: 2, model: LastName, p50: steps(0, 0), p90: steps(0, 0), wape: steps(-1, -1, -1),
