@@ -75,7 +75,7 @@ type Band struct {
 }
 
 // Map is how full each GPU was over time, in one or several runs on the same nodes. [Write] leaves out frames, evenly, of a map
-// that would make the file larger by more than some 3 MB.
+// that would make the file larger by more than some 2 MB.
 type Map struct {
 	About string    `json:"about,omitempty"`
 	Nodes []MapNode `json:"nodes"`

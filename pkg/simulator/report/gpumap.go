@@ -7,7 +7,7 @@ import (
 
 // maxMapBytes bounds what a map adds to the file, before base64 makes it a third more: three runs on the 6,212 GPUs of the openb
 // trace have room for 60 frames each.
-const maxMapBytes = 2 << 20
+const maxMapBytes = 1_500_000
 
 // liveMap is what the script draws the map from.
 type liveMap struct {

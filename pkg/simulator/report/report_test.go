@@ -242,7 +242,7 @@ func TestALargeMapIsThinned(t *testing.T) {
 		for _, f := range r.Frames {
 			total += len(f.Used)
 		}
-		if i < 3 && (len(r.Frames) < 8 || r.Frames[0].Label != "A" || r.Frames[len(r.Frames)-1].Label != string(rune('A'+59))) {
+		if i < 3 && (len(r.Frames) < 7 || r.Frames[0].Label != "A" || r.Frames[len(r.Frames)-1].Label != string(rune('A'+59))) {
 			t.Errorf("run %d has %d frames", i, len(r.Frames))
 		}
 	}

@@ -197,10 +197,7 @@ func (b *browser) sections() []string {
 
 // TestReportInABrowser: a report of a real run, in a real browser.
 func TestReportInABrowser(t *testing.T) {
-	nodes := nodeList
-	for i := range 3 {
-		nodes += fmt.Sprintf(`m-%d,96000,786432,8,A100`+"\n", i)
-	}
+	const nodes = nodeList + "m-0,96000,786432,8,A100\nm-1,96000,786432,8,A100\nm-2,96000,786432,8,A100\n"
 	lay(t, map[string]string{"nodes.csv": nodes, "tiny.csv": podList, "<img>.csv": podList})
 	if _, _, err := sim(t.Context(), "openb --nodes nodes.csv --pods tiny.csv,<img>.csv --policy bestfit,random,default --seeds 1-3 --bound --report out.html"); err != nil {
 		t.Fatal(err)
@@ -263,6 +260,17 @@ func TestReportInABrowser(t *testing.T) {
 	mapTip := `(() => { const t = document.querySelector("#map-groups .tip"); return t.hidden ? "" : t.textContent })()`
 	if got := value[string](b, mapTip); !strings.Contains(got, ", GPU 0: ") || !strings.HasSuffix(got, "% used") {
 		t.Errorf("under the pointer, the map says %q", got)
+	}
+
+	// Paper is white, and nothing on it can be operated.
+	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Media: "print", Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}},
+	})
+	if got := value[string](b, `getComputedStyle(document.body).backgroundColor`); got != "rgb(255, 255, 255)" {
+		t.Errorf("printed, the background is %s", got)
+	}
+	if value[bool](b, `document.getElementById("map-play").checkVisibility()`) {
+		t.Error("printed, there are buttons")
 	}
 
 	b.looksRight()
