@@ -16,6 +16,12 @@
 // Held counts from asOf, not from now. As time passes hours go from held to used and the sum stays: so a checkpoint may be old, for
 // as long as nobody who ended since is forgotten (see [Claim.End]).
 //
+// # Limits and guarantees
+//
+// A limit holds back, and a guarantee takes back: a job that stays within the guarantee of its queue, and that only limits hold back, can have
+// what others borrowed below them ([Book.Obtainable], [Book.Reclaim]). What is left below a limit goes by priority and age within a queue
+// ([Book.Behind]).
+//
 // # Units
 //
 // GPUs are milli-GPU, GPU time is milli-GPU-seconds, times are whole Unix seconds, durations whole seconds, all int64. What a class

@@ -77,6 +77,9 @@
 //     counted on no more.
 //     Where there are Queues (Options.Queues) those of lower priority leave only if they are of the gang's queue, of one below it, or
 //     have no GPUs; and, whatever their priority, those of queues that have borrowed what the gang's is guaranteed (gang.Preempt with caps).
+//     A gang, or a pod, that the limits of queues alone hold back has others leave in the same way, in a cycle of its own that plugin Queue
+//     begins: those whose leaving gives room below the limits, wherever they run, though there may be places for it already. What is kept for
+//     a pod in no gang ends when it is bound or gone. See roomBelow.
 //   - Backfill (gang.Start; argument backfill): when enough pods say how long they run, it is known when the gang can start, and
 //     on what. That is kept for it, and pods that end before may start on it, by their weft.sh/runtime. It is computed anew each
 //     time the gang is refused again: when pods end, and when the start has come and pods run longer than they said.

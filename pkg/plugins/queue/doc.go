@@ -1,7 +1,7 @@
 // Package queue is the scheduler plugin Queue: a pod starts when its queue, and every queue above it, has GPUs and GPU-hours left for it.
 //
 //	PreEnqueue   holds pods back whose queue says no (quota.Book.Admit), and those whose turn it is not (quota.Book.Turns)
-//	PreFilter    asks again, for the answer may be out of date
+//	PreFilter    asks again, for the answer may be out of date; has others leave for a job that limits alone hold back
 //	Filter       refuses nodes whose GPUs count more than the budget has left
 //	PostFilter   notes that there is no place for the pod: what is idle is not kept for it
 //	Reserve      decides, and takes the hold: of a gang once, for all members
@@ -42,7 +42,8 @@
 // scheduling gates, as many as that takes. They are held back together, with the same message. Above the minimum each member is a job by
 // itself. The first member's Reserve checks the minimum, and takes the holds of all members that the plan has a place for, above the minimum
 // as far as the queue allows; who got none is asked about again at PreBind, when the plan cannot be undone any more, gives its place up
-// there after the attempts that a failed binding has, and is held back then. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
+// there after the attempts that a failed binding has, and is held back then. Plugin Gang plans the minimum, and above it as many members, the
+// first in rank order, as the queue has room for ([State.Admitted]); the others are held back, and say so. A hold lasts while its pod has GPUs in the cache of GPUFit, planned, assumed or bound; so it ends with the
 // plan, stays when a bind is tried again on the same place or nobody knows whether it succeeded, and never outlives both.
 // A native PodGroup of the basic policy is no gang: its pods are jobs by themselves.
 //
@@ -57,9 +58,23 @@
 // they have. What is promised to jobs whose victims are still leaving counts as done ([State.Promise]), so that several jobs at once
 // take no more than is due. Pods without GPUs preempt, and are preempted, by priority as ever.
 //
-// A limit comes before a guarantee: where the queues below one that has a limit have borrowed all of it, a job that is guaranteed some of it
-// waits (OverLimit, with that queue's name) until they end, for only who lacks room takes anything back. So the guarantees below a limit are
-// sure only if the limits of the queues there, together, leave room for them.
+// # Room below limits
+//
+// A job that limits alone hold back, of its queue or of one above, waits outside of the scheduling queue, with OverLimit. The worker looks
+// whether enough of what runs below these limits may leave for it ([quota.Book.Obtainable]): what others have borrowed there of what is
+// guaranteed to it, and those of a lower priority in its own queue and below, unless one of its pods has preemptionPolicy Never. If so it
+// lets one pod of the first such job of each queue into a cycle. There PreFilter has plugin Gang make room: it plans the whole job and
+// chooses who leaves, the cheapest that suffice both for the places and for each limit. That cycle always ends with an error, so that the pod is
+// never Unschedulable for want of quota alone; and without a complete plan nobody leaves.
+//
+// What is promised is in the book from then on, beside what the victims still hold ([State.Promise]): so nobody takes what they leave, and
+// several jobs at once have no victim in common. Their places are kept by plugin Gang. Both end when the job starts, is gone, or has
+// something else in its way, and 30 seconds after the longest grace period of the victims; Reserve decides, as ever. A victim that is still
+// there then gives no room, and others may leave in its place, but never more of a queue than it has above its guarantee without those
+// that were told to. A job for which no plan was found is tried again after two seconds, then four, up to a minute.
+//
+// After a restart the promises are gone; who is being deleted counts as gone, so that the job asks for no others, and what they leave is promised
+// to it anew.
 //
 // # What wakes a pod
 //
@@ -73,6 +88,9 @@
 // for that, some 50 ms. A job that was tried and found no place is passed over until GPUs become free; so is one that has its turn for five
 // seconds and is not tried, because another plugin holds it back. When nobody is about to take what is idle, all may try: those without
 // room are refused and seen by autoscalers. Within one queue the scheduling queue's order decides: priority, then age.
+//
+// Where a limit holds a job back, those behind it in its queue wait for it too, unless they end before there is room for it
+// ([quota.Book.Behind]). The worker decides that, also for a queue that waits alone.
 //
 // # After a restart
 //
