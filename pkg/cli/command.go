@@ -62,7 +62,7 @@ It only reads, with the kubeconfig and the flags of kubectl. Installed as kubect
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nsee %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newTop(s), newWhy(s), newQueue(s), newReport(s), newSnapshot(s), newPlan(s), newVersion(s), newOptions())
+	root.AddCommand(newTop(s), newWhy(s), newQueue(s), newReport(s), newAdvise(s), newSnapshot(s), newPlan(s), newVersion(s), newOptions())
 	// Two dozen flags of kubectl under every help would bury the few that matter there.
 	root.SetUsageTemplate(usageTemplate)
 	root.SetVersionTemplate("{{.Version}}")
