@@ -107,6 +107,7 @@ func (s *State) writeRecord(ctx context.Context) {
 		return runs || s.holds[types.UID(id)] != nil
 	})
 	s.mu.Unlock()
+	r.Round()
 	err := s.putRecord(ctx, &r)
 	switch {
 	case err == nil:
