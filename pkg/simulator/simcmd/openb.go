@@ -29,7 +29,7 @@ func New() *cobra.Command {
 What the figures mean and where the protocol comes from is in docs/simulator.md.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newOpenb(), newBound(), newMIG(), newCheck())
+	cmd.AddCommand(newOpenb(), newBound(), newMIG(), newCheck(), newReplay())
 	return cmd
 }
 
