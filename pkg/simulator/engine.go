@@ -31,6 +31,15 @@ type StartScheduler func(ctx context.Context, nodes []trace.Node) (Scheduler, er
 // DefaultPolicy is the one policy that a scheduler outside of this package has.
 const DefaultPolicy = "default"
 
+// Decision is where a pod went.
+type Decision struct {
+	// Pod is what arrived, without a name.
+	Pod trace.Pod
+	// Node is empty for a pod that was dropped. GPUs are indexes, in order.
+	Node string
+	GPUs []int
+}
+
 // outside has a scheduler outside of this package decide.
 type outside struct {
 	scheduler Scheduler

@@ -1,109 +1,52 @@
 package simulator
 
 import (
-	"slices"
+	"context"
+	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
-	"weft.sh/weft/pkg/simulator/framework"
 	"weft.sh/weft/pkg/trace"
 )
 
-// decision is where a pod went: the name of a node, empty for one that was dropped, and the indexes of its GPUs.
-type decision struct {
-	Node string
-	GPUs []int
+// saying is a scheduler that says this about every pod.
+type saying struct {
+	node string
+	gpus []int
+	why  string
 }
 
-// decisions lets pods arrive and places them.
-func decisions(t *testing.T, w *Workload, r *run, arriving []int) (out []decision) {
-	t.Helper()
-	for i, id := range arriving {
-		c := &w.classes[id]
-		place, gpus, err := r.decide(t.Context(), c)
-		if err != nil {
-			t.Fatalf("pod %d: %v", i, err)
-		}
-		var d decision
-		if place != nowhere {
-			if err := r.place(place, gpus, c); err != nil {
-				t.Fatalf("pod %d: %v", i, err)
-			}
-			d = decision{w.nodes[r.order[place]].Name, slices.Sorted(slices.Values(gpus))}
-		}
-		out = append(out, d)
-	}
-	checkState(t, w, r)
-	return out
+func (s saying) Schedule(context.Context, trace.Pod) (string, []int, string, error) {
+	return s.node, s.gpus, s.why, nil
 }
 
-// all has the scheduler look at every node, as engine core does.
-func all() framework.Options { return framework.Options{PercentageOfNodesToScore: new(int32(100))} }
+func (saying) Close() {}
 
-// inFramework is a run in engine framework.
-func inFramework(t *testing.T, w *Workload, o framework.Options) *run {
-	t.Helper()
-	s, err := framework.Start(t.Context(), w.nodes, o)
+// TestASchedulerIsNotBelieved: what it says must be possible, and a refusal necessary.
+func TestASchedulerIsNotBelieved(t *testing.T) {
+	nodes := []trace.Node{{Name: "a", MilliCPU: 1_000, MemoryMiB: 1_000}, {Name: "b", MilliCPU: 4_000, MemoryMiB: 1_000, GPUs: 2, Model: "T4"}}
+	w, err := NewWorkload("w", nodes, []trace.Pod{{Name: "p", MilliCPU: 1_000, MemoryMiB: 100, GPUs: 1, MilliGPU: 1000}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Close)
-	return newOutside(w, s)
-}
-
-// TestBothEnginesDecideTheSame: pod by pod, node and GPUs.
-func TestBothEnginesDecideTheSame(t *testing.T) {
 	tests := map[string]struct {
-		workload func(*testing.T) *Workload
-		load     float64
-		refused  bool // some pods must be, else the test shows little
+		says saying
+		want string
 	}{
-		"a list made up":           {func(t *testing.T) *Workload { return small(t, 1) }, 1.5, true},
-		"another":                  {func(t *testing.T) *Workload { return small(t, 2) }, 1.5, true},
-		"a part of list default":   {func(t *testing.T) *Workload { return part(t, "default") }, 1.1, true},
-		"a part of list gpuspec33": {func(t *testing.T) *Workload { return part(t, "gpuspec33") }, 1.1, true},
+		"a node that there is not":      {saying{node: "c", gpus: []int{0}}, `node "c" was chosen, which there is not: a fault of the scheduler`},
+		"a node without GPUs":           {saying{node: "a", gpus: []int{0}}, "node 0 has no room"},
+		"no GPU":                        {saying{node: "b"}, "0 GPUs were chosen, not 1"},
+		"one GPU for two pods":          {saying{node: "b", gpus: []int{0}}, "GPU 0 of node 1 is given out twice"},
+		"no, though there is room":      {saying{why: "0/2 nodes "}, "the pod was refused (0/2 nodes), though node b has room: a fault of the scheduler"},
+		"an index that no GPU has":      {saying{node: "b", gpus: []int{2}}, "GPU 2 of node 1 was chosen, which there is not"},
+		"an index that no GPU can have": {saying{node: "b", gpus: []int{-1}}, "GPU -1 of node 1 was chosen, which there is not"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			w := tc.workload(t)
-			arriving, _, _, err := w.arrivals(42, tc.load)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := decisions(t, w, start(t, w, DefaultPolicy, 42), arriving)
-			got := decisions(t, w, inFramework(t, w, all()), arriving)
-			for i := range want {
-				if diff := cmp.Diff(want[i], got[i]); diff != "" {
-					t.Fatalf("pod %d of %d, %+v (- core, + framework):\n%s", i, len(arriving), w.classes[arriving[i]], diff)
-				}
-			}
-			refused := slices.ContainsFunc(want, func(d decision) bool { return d.Node == "" })
-			if refused != tc.refused {
-				t.Errorf("some of %d pods are refused: %v, want %v", len(want), refused, tc.refused)
+			start := func(context.Context, []trace.Node) (Scheduler, error) { return tc.says, nil }
+			_, err := simulate(t.Context(), w, start, DefaultPolicy, 1, 1, nil, nil, func(int, int) {})
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got error %v, want %q", err, tc.want)
 			}
 		})
 	}
-}
-
-// part is every twelfth node of the openb trace, with all pods of a list.
-func part(t *testing.T, list string) *Workload {
-	t.Helper()
-	w := openb(t, list)
-	var nodes []trace.Node
-	for i := 0; i < len(w.nodes); i += 12 {
-		nodes = append(nodes, w.nodes[i])
-	}
-	var pods []trace.Pod
-	for i, id := range w.pods {
-		c := w.classes[id]
-		if i%20 == 0 {
-			pods = append(pods, trace.Pod{MilliCPU: c.milliCPU, MemoryMiB: c.memoryMiB, GPUs: c.gpus, MilliGPU: c.milliGPU, Models: c.models})
-		}
-	}
-	w, err := NewWorkload(list, nodes, pods)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w
 }

@@ -146,7 +146,7 @@ func BenchmarkRun(b *testing.B) {
 		b.Run(policy, func(b *testing.B) {
 			pods := 0
 			for b.Loop() {
-				l, err := simulate(b.Context(), w, nil, policy, 42, 1.3, nil, func(int, int) {})
+				l, err := simulate(b.Context(), w, nil, policy, 42, 1.3, nil, nil, func(int, int) {})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -22,6 +22,8 @@ type Lineup struct {
 	Load float64
 	// Bound asks for what no placement can exceed beside each result.
 	Bound bool
+	// Decided, unless nil, is told where each pod went, as soon as it is known; from several goroutines where there are several runs.
+	Decided func(Decision)
 	// Trails asks for a Trail with each result.
 	Trails bool
 }
@@ -108,7 +110,7 @@ func (l *Lineup) one(ctx context.Context, i int, tell func(done, of int)) (Line,
 	if l.Trails {
 		trail = newTrail(w, l.Load, w == l.Workloads[0] && seed == l.Seeds[0])
 	}
-	return simulate(ctx, w, l.Scheduler, policy, seed, l.Load, trail, tell)
+	return simulate(ctx, w, l.Scheduler, policy, seed, l.Load, trail, l.Decided, tell)
 }
 
 // ParseSeeds reads a list such as 42-51,60.

@@ -3,9 +3,11 @@ package simulator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/trace"
 )
 
 // run is one workload under one policy.
@@ -28,7 +30,8 @@ type run struct {
 	allocated, arrived, fragment int64
 	placed, pods                 int
 	curve                        curve
-	trail                        *Trail // nil for none
+	trail                        *Trail         // nil for none
+	decided                      func(Decision) // nil for none
 }
 
 // scores are the score of each node for a class, noFit where it has no place.
@@ -47,9 +50,10 @@ const (
 const checkEvery = 64
 
 // simulate runs the workload and tells, from time to time, how many of how many pods have arrived. The scheduler decides, or the
-// policy in engine core when it is nil. A trail is filled unless it is nil.
+// policy in engine core when it is nil. A trail is filled, and decisions are told, unless these are nil.
 func simulate(
-	ctx context.Context, w *Workload, scheduler StartScheduler, policy string, seed int64, load float64, trail *Trail, tell func(done, of int),
+	ctx context.Context, w *Workload, scheduler StartScheduler, policy string, seed int64, load float64, trail *Trail,
+	decided func(Decision), tell func(done, of int),
 ) (Line, error) {
 	arriving, order, source, err := w.arrivals(seed, load)
 	if err != nil {
@@ -70,6 +74,7 @@ func simulate(
 		defer s.Close()
 		r = newOutside(w, s)
 	}
+	r.decided = decided
 	if r.trail = trail; trail != nil {
 		trail.add(r)
 		defer trail.end(r)
@@ -115,6 +120,15 @@ func (r *run) arrive(ctx context.Context, c *class) error {
 	r.curve.add(r)
 	if r.trail != nil {
 		r.trail.add(r)
+	}
+	if r.decided != nil {
+		d := Decision{Pod: trace.Pod{
+			MilliCPU: c.milliCPU, MemoryMiB: c.memoryMiB, GPUs: c.gpus, MilliGPU: c.milliGPU, Models: c.models,
+		}}
+		if place != nowhere {
+			d.Node, d.GPUs = r.w.nodes[r.order[place]].Name, slices.Sorted(slices.Values(gpus))
+		}
+		r.decided(d)
 	}
 	return nil
 }
@@ -190,6 +204,9 @@ func (r *run) place(i int, gpus []int, c *class) error {
 		return fmt.Errorf("%d GPUs were chosen, not %d: a fault of the policy", len(gpus), c.gpus)
 	}
 	for _, g := range gpus {
+		if g < 0 || g >= len(n.free) {
+			return fmt.Errorf("GPU %d of node %d was chosen, which there is not: a fault of the policy", g, i)
+		}
 		if n.free[g] -= c.milliGPU; n.free[g] < 0 {
 			return fmt.Errorf("GPU %d of node %d is given out twice: a fault of the policy", g, i)
 		}

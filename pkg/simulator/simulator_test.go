@@ -276,7 +276,7 @@ func TestTheOrderOfTheListsDoesNotMatter(t *testing.T) {
 		}
 		var out []Line
 		for _, policy := range PolicyNames() {
-			l, err := simulate(t.Context(), w, nil, policy, 1, 1.3, nil, func(int, int) {})
+			l, err := simulate(t.Context(), w, nil, policy, 1, 1.3, nil, nil, func(int, int) {})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -111,7 +111,7 @@ func Start(ctx context.Context, nodes []trace.Node, o Options) (_ *Scheduler, er
 	s.pods = newInformer(s.informers, &v1.Pod{})
 	nodeInformer, sliceInformer := newInformer(s.informers, &v1.Node{}), newInformer(s.informers, &resourceapi.ResourceSlice{})
 
-	gpus := gpufit.NewState(gpufit.Options{ResourceSlices: func() bool { return true }})
+	gpus := gpufit.NewState(gpufit.Options{ResourceSlices: func() bool { return true }, Inline: true})
 	queues := queue.NewState(queue.Options{GPUs: gpus})
 	s.scheduler, err = scheduler.New(s.ctx, client, s.informers, nil,
 		func(string) events.EventRecorderLogger { return &events.FakeRecorder{} },

@@ -53,6 +53,10 @@ func TestOutput(t *testing.T) {
 			args: "openb --nodes nodes.csv --pods openb_pod_list_tiny.csv --policy bestfit,fgd --seeds 42-43 --load 1 -o json",
 			want: `{"workload":"tiny","policy":"bestfit","seed":42,"engine":"core",`,
 		},
+		"the real scheduler": {
+			args: "openb --nodes nodes.csv --pods openb_pod_list_tiny.csv --engine framework -o json",
+			want: `{"workload":"tiny","policy":"default","seed":42,"engine":"framework",`,
+		},
 		"a table":                  {args: "openb --nodes nodes.csv --pods openb_pod_list_tiny.csv --policy bestfit --seeds 1,2", want: "tiny      bestfit  2      "},
 		"a table beside the bound": {args: "openb --nodes nodes.csv --pods openb_pod_list_tiny.csv --bound", want: "BOUND@100"},
 		"the bound":                {args: "bound --nodes nodes.csv --pods openb_pod_list_tiny.csv --seeds 3", want: "WORKLOAD  SEED  ASKED"},
@@ -109,6 +113,11 @@ func TestErrors(t *testing.T) {
 		"no lists":           {"openb", `required flag(s) "nodes", "pods" not set`},
 		"no such list":       {"openb --nodes none.csv --pods pods.csv", "open none.csv: no such file"},
 		"a policy":           {"openb --nodes nodes.csv --pods pods.csv --policy best", `--policy: policy "best": want all or some of random, dotprod`},
+		"an engine":          {"openb --nodes nodes.csv --pods pods.csv --engine real", `--engine is "real": want core or framework`},
+		"an engine's policy": {
+			"openb --nodes nodes.csv --pods pods.csv --engine framework --policy default,fgd",
+			"--policy has fgd: engine framework runs the plugin itself, want default alone",
+		},
 		"seeds":              {"openb --nodes nodes.csv --pods pods.csv --seeds 5-", `--seeds: seeds "5-": want numbers and ranges such as 42-51,60`},
 		"a load":             {"openb --nodes nodes.csv --pods pods.csv --load 0", "--load is 0: want more than 0 and up to 10"},
 		"a load that is NaN": {"bound --nodes nodes.csv --pods pods.csv --load NaN", "--load is NaN: want more than 0 and up to 10"},
