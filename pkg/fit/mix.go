@@ -2,30 +2,18 @@ package fit
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
 
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/potential"
 )
 
-// Class is a shape of request, reduced to what decides where it can go. Comparable, so that equal shapes are counted
-// together.
-type Class struct {
-	// MilliCPU is the CPU asked for, in thousandths of a core.
-	MilliCPU int64
-	// Kind is 0 for a request without GPUs.
-	Kind gpu.Kind
-	// Count is the number of GPUs or MIG instances.
-	Count int
-	// MilliGPU is the share on each GPU: 1000 for whole ones, 0 for MIG.
-	MilliGPU int64
-	// Profile is the MIG profile, else empty.
-	Profile string
-	// Products are the accepted GPU models, sorted and joined by newlines; empty accepts all.
-	Products string
-}
+// Class is a shape of request, reduced to what decides where it can go.
+type Class = potential.Class
 
 // ClassOf reduces a request. A request of one ask is kept exactly. One of several is taken for the hardest of its asks
 // by kind: all its whole GPUs; else its shares as so many GPUs with the largest of the shares; else its instances of the
@@ -72,6 +60,7 @@ type Mix struct {
 	cpus    []int64
 	classes int
 	total   int64
+	counts  map[Class]int64
 }
 
 // group is the classes that ask for the same of the GPUs.
@@ -110,7 +99,7 @@ func NewMix(counts map[Class]int64) Mix {
 			cmp.Compare(b.Count, a.Count), cmp.Compare(b.Products, a.Products), cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Profile, b.Profile))
 	})
-	var m Mix
+	m := Mix{counts: maps.Clone(counts)}
 	for _, c := range sorted {
 		m.total += c.count
 		m.classes++

@@ -1,5 +1,7 @@
 package fit
 
+import "maps"
+
 // Recent counts the classes of the most recent requests. Not safe for concurrent use.
 type Recent struct {
 	window []Class // ring
@@ -38,3 +40,6 @@ func (r *Recent) Observe(c Class) (refresh bool) {
 
 // Mix is the mix of the requests in the window.
 func (r *Recent) Mix() Mix { return NewMix(r.counts) }
+
+// Counts are how often each class stands in the window. The caller owns it.
+func (r *Recent) Counts() map[Class]int64 { return maps.Clone(r.counts) }

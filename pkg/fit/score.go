@@ -50,9 +50,9 @@ const (
 	maxLeft  = 1<<leftBits - 1
 
 	// scoreBits is what a score takes.
-	scoreBits = 34
+	scoreBits = 36
 
-	// MaxScore bounds Score; it takes 34 bits.
+	// MaxScore bounds Score; it takes 36 bits.
 	MaxScore = ((2*MaxRating+1)*4+3)<<leftBits | maxLeft
 )
 

@@ -2,10 +2,10 @@ package fit
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"weft.sh/weft/pkg/gpu"
+	"weft.sh/weft/pkg/potential"
 )
 
 // Rating is how good one placement is. Higher is better.
@@ -19,7 +19,7 @@ type Rating struct {
 }
 
 // MaxRating bounds Rating.Node.
-const MaxRating = 10_000
+const MaxRating = 1<<16 - 1
 
 // Strategy says which placement is good. It is node-local: its only inputs are what is left of one node before and after,
 // and what it was built with. A strategy that learns from the mix of requests is a new value when it has learned, so that
@@ -35,17 +35,27 @@ type Strategy interface {
 
 // Names of the strategies.
 const (
+	PotentialName     = "potential"
 	FragmentationName = "fragmentation"
 	BestFitName       = "bestfit"
 	SpreadName        = "spread"
 )
 
 // StrategyNames are all names, the default first.
-func StrategyNames() []string { return []string{FragmentationName, BestFitName, SpreadName} }
+func StrategyNames() []string {
+	return []string{PotentialName, FragmentationName, BestFitName, SpreadName}
+}
 
-// NewStrategy is the strategy of that name over the mix of recent requests; bestfit and spread do not look at the mix.
+// usualMilliCPU is the CPU of a large node.
+const usualMilliCPU = 160_000
+
+// NewStrategy is the strategy of that name over the mix of recent requests; bestfit and spread do not look at the mix. Strategy
+// potential has prices, which a [Learner] finds; here it has those of [potential.Rarity], which do not look at the nodes.
 func NewStrategy(name string, mix Mix) (Strategy, error) {
 	switch name {
+	case PotentialName:
+		m := potential.NewMix(mix.counts)
+		return Potential{potential.NewTable(m, potential.Rarity(m), usualMilliCPU)}, nil
 	case FragmentationName:
 		return Fragmentation{Mix: mix}, nil
 	case BestFitName:
@@ -54,11 +64,6 @@ func NewStrategy(name string, mix Mix) (Strategy, error) {
 		return Spread{}, nil
 	}
 	return nil, fmt.Errorf("strategy %q: want one of %s", name, strings.Join(StrategyNames(), ", "))
-}
-
-// LearnsFromMix reports whether the strategy of that name depends on the mix.
-func LearnsFromMix(name string) bool {
-	return slices.Contains([]string{FragmentationName}, name)
 }
 
 // Fragmentation takes the placement after which the least idle capacity is of no use to the requests that are expected:
@@ -83,6 +88,9 @@ func (s Fragmentation) CPUKey(milliCPU int64) int64 { return int64(s.Mix.cpuRank
 // The sizes are those of a large node of the openb trace.
 type BestFit struct{}
 
+// steps are how many ratings BestFit and Spread have.
+const steps = 10_000
+
 // Sizes at which BestFit calls a node empty.
 const (
 	bestFitMilliCPU = 128_000
@@ -93,7 +101,7 @@ const (
 func (BestFit) Rate(_, after *View, taken int) Rating {
 	cpu := min(max(after.MilliCPU, 0), bestFitMilliCPU)
 	left := min(after.MilliGPU(), bestFitMilliGPU)
-	r := Rating{Node: MaxRating - MaxRating/2*cpu/bestFitMilliCPU - MaxRating/2*left/bestFitMilliGPU}
+	r := Rating{Node: steps - steps/2*cpu/bestFitMilliCPU - steps/2*left/bestFitMilliGPU}
 	if taken >= 0 {
 		r.GPU = -after.GPUs[taken].left()
 	}
@@ -111,7 +119,7 @@ type Spread struct{}
 func (Spread) Rate(_, after *View, taken int) Rating {
 	var r Rating
 	if len(after.GPUs) > 0 {
-		r.Node = MaxRating * after.MilliGPU() / (gpu.WholeMilliGPU * int64(len(after.GPUs)))
+		r.Node = steps * after.MilliGPU() / (gpu.WholeMilliGPU * int64(len(after.GPUs)))
 	}
 	if taken >= 0 {
 		r.GPU = after.GPUs[taken].left()

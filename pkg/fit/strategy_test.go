@@ -375,26 +375,21 @@ func TestAbsurdRequestsAreRefusedAtOnce(t *testing.T) {
 
 func TestNewStrategy(t *testing.T) {
 	mix := NewMix(map[Class]int64{wholeClass(1): 1})
-	learns := map[string]bool{FragmentationName: true}
-	for _, name := range StrategyNames() {
+	for name, want := range map[string]string{
+		PotentialName: "fit.Potential", FragmentationName: "fit.Fragmentation", BestFitName: "fit.BestFit", SpreadName: "fit.Spread",
+	} {
 		s, err := NewStrategy(name, mix)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if LearnsFromMix(name) != learns[name] {
-			t.Errorf("%s learns from the mix: %t", name, LearnsFromMix(name))
-		}
-		_, isFragmentation := s.(Fragmentation)
-		if isFragmentation != learns[name] {
-			t.Errorf("%s is a %T", name, s)
+		} else if got := fmt.Sprintf("%T", s); got != want {
+			t.Errorf("%s is a %s", name, got)
 		}
 	}
-	if diff := cmp.Diff([]string{"fragmentation", "bestfit", "spread"}, StrategyNames()); diff != "" {
+	if diff := cmp.Diff([]string{"potential", "fragmentation", "bestfit", "spread"}, StrategyNames()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	_, err := NewStrategy("best", mix)
-	if want := `strategy "best": want one of fragmentation, bestfit, spread`; err == nil || err.Error() != want {
+	if want := `strategy "best": want one of potential, fragmentation, bestfit, spread`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

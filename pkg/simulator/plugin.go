@@ -1,8 +1,8 @@
 package simulator
 
 import (
+	"context"
 	"fmt"
-	"math/rand"
 	"slices"
 	"strconv"
 
@@ -17,11 +17,11 @@ import (
 // mix learned from what arrives, fit.Rank between equals, fit.Assign for the GPUs. Unlike the framework it always looks at
 // every node.
 type plugin struct {
-	names    []string // by name
-	nodes    []*cluster.Node
-	strategy string
-	recent   *fit.Recent
-	memo     *fit.Memo
+	names   []string // by name
+	nodes   []*cluster.Node
+	cpus    []cpus
+	learner *fit.Learner
+	memo    *fit.Memo
 
 	requests []gpu.Request // by class
 	devices  map[gpu.ID]int
@@ -29,25 +29,39 @@ type plugin struct {
 	placed   int
 }
 
-func newPlugin(w *Workload, _ *rand.Rand) (Policy, error) {
+// cpus is the CPU of a node, in thousandths of a core.
+type cpus struct{ free, all int64 }
+
+func newPlugin(w *Workload, known bool) (Policy, error) {
 	var args configv1.GPUFitArgs
 	configv1.SetDefaults_GPUFitArgs(&args)
-	p := &plugin{
-		strategy: *args.Strategy, recent: fit.NewRecent(int(*args.MixWindow)), requests: make([]gpu.Request, len(w.classes)),
-		devices: map[gpu.ID]int{},
-	}
+	p := &plugin{requests: make([]gpu.Request, len(w.classes)), devices: map[gpu.ID]int{}}
 	for g := range largestGPUs {
 		p.devices[deviceID(g)] = g
 	}
 	for i := range w.nodes {
 		p.names = append(p.names, w.nodes[i].Name)
 		p.nodes = append(p.nodes, clusterNode(&w.nodes[i]))
+		p.cpus = append(p.cpus, cpus{w.nodes[i].MilliCPU, w.nodes[i].MilliCPU})
 	}
 	for i := range w.classes {
 		p.requests[i] = request(&w.classes[i])
 	}
-	return p, p.learn()
+	if known {
+		counts := map[fit.Class]int64{}
+		for _, c := range w.pods {
+			counts[p.class(&w.classes[c])]++
+		}
+		p.learner = fit.NewKnowing(*args.Strategy, counts)
+	} else {
+		p.learner = fit.NewLearner(*args.Strategy, int(*args.MixWindow))
+	}
+	p.memo = fit.NewMemo(p.learner.Strategy())
+	return p, nil
 }
+
+// class is what the plugin takes a pod of the class for.
+func (p *plugin) class(c *class) fit.Class { return fit.ClassOf(p.requests[c.id], c.milliCPU) }
 
 // deviceID is that of GPU g of every node: ids need to be unique in their node only.
 func deviceID(g int) gpu.ID { return gpu.ID("GPU-" + strconv.Itoa(g)) }
@@ -76,14 +90,6 @@ func request(c *class) gpu.Request {
 	}
 }
 
-func (p *plugin) learn() error {
-	s, err := fit.NewStrategy(p.strategy, p.recent.Mix())
-	if err == nil {
-		p.memo = fit.NewMemo(s)
-	}
-	return err
-}
-
 // order implements Policy: that of fit.Rank, whose first hundred of equals have ranks of their own.
 func (p *plugin) order([]int) []int {
 	left := make([]int, len(p.names))
@@ -91,7 +97,7 @@ func (p *plugin) order([]int) []int {
 		left[i] = i
 	}
 	var out []int
-	nodes := make([]*cluster.Node, 0, len(p.nodes))
+	nodes, left0 := make([]*cluster.Node, 0, len(p.nodes)), make([]cpus, 0, len(p.nodes))
 	for len(left) > 0 {
 		names := make([]string, len(left))
 		for i, n := range left {
@@ -114,21 +120,27 @@ func (p *plugin) order([]int) []int {
 		left = rest
 	}
 	for _, i := range out {
-		nodes = append(nodes, p.nodes[i])
+		nodes, left0 = append(nodes, p.nodes[i]), append(left0, p.cpus[i])
 	}
-	p.nodes = nodes
+	p.nodes, p.cpus = nodes, left0
 	return out
 }
 
-// observe implements Policy.
+// observe implements Policy. Where the plugin computes beside its work, this one stops and computes.
 func (p *plugin) observe(c *class) bool {
-	stale := p.recent.Observe(fit.ClassOf(p.requests[c.id], c.milliCPU))
-	if stale {
-		// It fails only for a strategy that there is not, and then it failed at the start.
-		_ = p.learn()
+	changed, due := p.learner.Observe(p.class(c))
+	if due {
+		stock := new(fit.Stock)
+		for i, n := range p.nodes {
+			stock.Add(n, p.cpus[i].free, p.cpus[i].all)
+		}
+		p.learner.Adopt(p.learner.Pose(stock).Solve(context.Background()))
+	}
+	if changed || due {
+		p.memo = fit.NewMemo(p.learner.Strategy())
 	}
 	p.shape = p.memo.For(p.requests[c.id])
-	return stale
+	return changed || due
 }
 
 // score implements Policy.
@@ -140,6 +152,7 @@ func (p *plugin) pick(_ []int64, best int) int { return best }
 
 // choose implements Policy.
 func (p *plugin) choose(i int, n *node, c *class, gpus []int) ([]int, error) {
+	p.cpus[i].free -= c.milliCPU
 	if c.gpus == 0 {
 		return gpus, nil
 	}

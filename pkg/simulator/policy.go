@@ -44,7 +44,8 @@ var policies = []struct {
 	{"gpupacking", "GPUs in use first, then nodes in use", func(*Workload, *rand.Rand) (Policy, error) { return gpuPacking{}, nil }},
 	{"bestfit", "least left of CPU and GPUs", func(*Workload, *rand.Rand) (Policy, error) { return bestFit{}, nil }},
 	{"fgd", "least growth of fragmentation", func(w *Workload, _ *rand.Rand) (Policy, error) { return fgd{target: &w.target}, nil }},
-	{"default", "Weft's plugin with its defaults", newPlugin},
+	{"default", "Weft's plugin with its defaults", func(w *Workload, _ *rand.Rand) (Policy, error) { return newPlugin(w, false) }},
+	{"default-known", "the same, told what the list has", func(w *Workload, _ *rand.Rand) (Policy, error) { return newPlugin(w, true) }},
 }
 
 // PolicyNames are the names of all policies.

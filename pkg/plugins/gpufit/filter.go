@@ -16,7 +16,7 @@ import (
 )
 
 // PreFilter implements fwk.PreFilterPlugin.
-func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
 	if AsksOthers(state) {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
@@ -30,11 +30,11 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fit.Rejection{Reason: fit.InvalidRequest, Detail: err.Error()}.Message())
 	}
 	c.request = request
+	pl.shared.cache.Snapshot(pl.snapshot)
 	if firstAttempt(pod) {
-		pl.learner.observe(fit.ClassOf(request, c.milliCPU))
+		pl.learner.observe(fit.ClassOf(request, c.milliCPU), pl.stock(nodes))
 	}
 	c.memo = pl.learner.current().For(request)
-	pl.shared.cache.Snapshot(pl.snapshot)
 	state.Write(stateKey, c)
 	pl.readPlan(c, pod)
 	if c.plannedOn == "" { // what is planned was planned around what is kept
@@ -44,6 +44,21 @@ func (pl *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *v1.P
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
 	return nil, nil
+}
+
+// stock counts what is left on the nodes when called; nil where no nodes are shown.
+func (pl *Plugin) stock(nodes []fwk.NodeInfo) func() *fit.Stock {
+	if len(nodes) == 0 {
+		return nil
+	}
+	return func() *fit.Stock {
+		s := new(fit.Stock)
+		for _, n := range nodes {
+			all := n.GetAllocatable().GetMilliCPU()
+			s.Add(pl.snapshot.Node(n.Node().Name), all-n.GetRequested().GetMilliCPU(), all)
+		}
+		return s
+	}
 }
 
 // readPlan takes what is planned for the pod out of the node where it is planned: there the pod fits, for it is what takes

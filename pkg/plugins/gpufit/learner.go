@@ -2,6 +2,7 @@ package gpufit
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
 
@@ -14,17 +15,19 @@ import (
 
 // learner follows the mix of requests and has the scores of the strategy that goes with it.
 type learner struct {
-	strategy string
+	// process ends with the process; inline has what is dear computed at once, and not beside the work.
+	process context.Context
+	inline  bool
 
-	mu     sync.Mutex
-	recent *fit.Recent
-	rates  fit.Strategy
-	memo   *fit.Memo // of rates
+	mu      sync.Mutex
+	learner *fit.Learner
+	memo    *fit.Memo // of the learner's strategy
+	solving bool
 }
 
-func newLearner(args *config.GPUFitArgs) *learner {
-	l := &learner{strategy: args.Strategy, recent: fit.NewRecent(int(args.MixWindow))}
-	l.refresh()
+func newLearner(process context.Context, inline bool, args *config.GPUFitArgs) *learner {
+	l := &learner{process: process, inline: inline, learner: fit.NewLearner(args.Strategy, int(args.MixWindow))}
+	l.memo = fit.NewMemo(l.learner.Strategy())
 	return l
 }
 
@@ -39,27 +42,40 @@ func (l *learner) current() *fit.Memo {
 func (l *learner) currentStrategy() fit.Strategy {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.rates
+	return l.learner.Strategy()
 }
 
-// observe counts a request.
-func (l *learner) observe(c fit.Class) {
+// observe counts a request. When it is time, it has a strategy computed for what is left on the nodes: beside the work, one at
+// a time, so that decisions go on by the strategy that there is. stock is called before observe returns, or not at all; nil
+// says that the nodes are not known.
+func (l *learner) observe(c fit.Class, stock func() *fit.Stock) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.recent.Observe(c) {
-		l.refresh()
+	changed, due := l.learner.Observe(c)
+	if changed {
+		l.memo = fit.NewMemo(l.learner.Strategy())
 	}
-}
-
-func (l *learner) refresh() {
-	if l.memo != nil && !fit.LearnsFromMix(l.strategy) {
+	if !due || l.solving || stock == nil {
 		return
 	}
-	s, err := fit.NewStrategy(l.strategy, l.recent.Mix())
-	if err != nil {
-		s = fit.BestFit{} // validated arguments name a strategy; if not, any is better than none
+	problem := l.learner.Pose(stock())
+	if l.inline {
+		l.adopt(problem.Solve(l.process))
+		return
 	}
-	l.rates, l.memo = s, fit.NewMemo(s)
+	l.solving = true
+	go func() {
+		solution := problem.Solve(l.process)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.solving = false
+		l.adopt(solution)
+	}()
+}
+
+func (l *learner) adopt(s fit.Solution) {
+	l.learner.Adopt(s)
+	l.memo = fit.NewMemo(l.learner.Strategy())
 }
 
 // seed counts the pods that were scheduled, or tried, before this process started, oldest first: those that ask for GPUs,
@@ -74,7 +90,7 @@ func (l *learner) seed(pods []*v1.Pod, schedulerName string) {
 		}
 		r, err := podspec.Request(p)
 		if err == nil && (!r.Empty() || p.Spec.SchedulerName == schedulerName) {
-			l.observe(fit.ClassOf(r, podspec.MilliCPU(p)))
+			l.observe(fit.ClassOf(r, podspec.MilliCPU(p)), nil)
 		}
 	}
 }

@@ -53,7 +53,7 @@ func TestEachPodIsCountedOnce(t *testing.T) {
 	r.cycleOf(c)
 	// What has no meaning is no request to expect.
 	r.pl.PreFilter(t.Context(), framework.NewCycleState(), pod("bad", percent(0)), nil)
-	if diff := cmp.Diff(mixOf(t, p, q, c), r.pl.learner.recent.Mix(), unexported); diff != "" {
+	if diff := cmp.Diff(mixOf(t, p, q, c), r.pl.learner.learner.Mix(), unexported); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -72,13 +72,13 @@ func TestTheLearnerStartsWithWhatWasThereOldestFirst(t *testing.T) {
 	}
 	first := pod("first", percent(99), tried) // seen before: not counted anew
 	r.cycleOf(first)
-	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.learner.Mix(), unexported); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	// The seed is taken once.
 	r.store(pod("late", percent(77), on("a", ""), created(5000)))
 	r.cycleOf(first)
-	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+	if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.learner.Mix(), unexported); diff != "" {
 		t.Errorf("after another cycle (-want +got):\n%s", diff)
 	}
 }
@@ -104,7 +104,7 @@ func TestWhichPodsTheLearnerStartsWith(t *testing.T) {
 			if tc.want {
 				want = append(want, tc.pod)
 			}
-			if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.recent.Mix(), unexported); diff != "" {
+			if diff := cmp.Diff(mixOf(t, want...), r.pl.learner.learner.Mix(), unexported); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -117,23 +117,23 @@ func TestTheSameSeedInAnyOrder(t *testing.T) {
 	for i := range int64(40) { // all of one second: only the UID orders them
 		pods = append(pods, pod(string(rune('A'+i)), percent(1+i), on("a", ""), created(same.Unix())))
 	}
-	forward := newLearner(&config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
+	forward := newLearner(t.Context(), true, &config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
 	forward.seed(pods, "weft")
-	backward := newLearner(&config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
+	backward := newLearner(t.Context(), true, &config.GPUFitArgs{Strategy: fit.FragmentationName, MixWindow: 16})
 	for i, j := 0, len(pods)-1; i < j; i, j = i+1, j-1 {
 		pods[i], pods[j] = pods[j], pods[i]
 	}
 	backward.seed(pods, "weft")
-	if diff := cmp.Diff(forward.recent.Mix(), backward.recent.Mix(), unexported); diff != "" {
+	if diff := cmp.Diff(forward.learner.Mix(), backward.learner.Mix(), unexported); diff != "" {
 		t.Errorf("the order of the list decides:\n%s", diff)
 	}
 }
 
 func TestOnlyAStrategyThatLearnsForgetsItsScores(t *testing.T) {
-	for strategy, learns := range map[string]bool{"fragmentation": true, "bestfit": false, "spread": false} {
-		l := newLearner(&config.GPUFitArgs{Strategy: strategy, MixWindow: 16})
+	for strategy, learns := range map[string]bool{"potential": false, "fragmentation": true, "bestfit": false, "spread": false} {
+		l := newLearner(t.Context(), true, &config.GPUFitArgs{Strategy: strategy, MixWindow: 16})
 		before := l.current()
-		l.observe(fit.Class{Count: 1, MilliGPU: 500})
+		l.observe(fit.Class{Count: 1, MilliGPU: 500}, nil)
 		if changed := l.current() != before; changed != learns {
 			t.Errorf("%s: a new memo after a request: %t, want %t", strategy, changed, learns)
 		}
@@ -167,7 +167,7 @@ func TestProfilesShareTheStateAndNothingElse(t *testing.T) {
 		t.Errorf("the other profile does not see that z gave back: %q", got)
 	}
 	// One profile's requests are not the other's mix.
-	if none := (fit.Mix{}); reflect.DeepEqual(packs.learner.recent.Mix(), none) || reflect.DeepEqual(spreads.learner.recent.Mix(), none) {
+	if none := (fit.Mix{}); reflect.DeepEqual(packs.learner.learner.Mix(), none) || reflect.DeepEqual(spreads.learner.learner.Mix(), none) {
 		t.Error("a profile has counted nothing")
 	}
 }

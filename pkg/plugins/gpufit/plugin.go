@@ -19,7 +19,7 @@ const Name = "GPUFit"
 
 // NewFactory is the factory to register under Name. The plugins that it makes, one for each profile, share the state.
 func NewFactory(s *State) frameworkruntime.PluginFactory {
-	return func(_ context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
+	return func(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
 		args, err := scheme.GPUFitArgs(obj)
 		if err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", Name, err)
@@ -27,7 +27,7 @@ func NewFactory(s *State) frameworkruntime.PluginFactory {
 		if err := s.Join(handle); err != nil {
 			return nil, fmt.Errorf("plugin %s: %w", Name, err)
 		}
-		l := newLearner(args)
+		l := newLearner(ctx, s.options.Inline, args)
 		s.learn(handle.ProfileName(), l)
 		return &Plugin{handle: handle, shared: s, snapshot: cluster.NewSnapshot(), learner: l, now: time.Now}, nil
 	}

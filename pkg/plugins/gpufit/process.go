@@ -24,6 +24,9 @@ type Options struct {
 	// ResourceSlices says whether the API server serves resource.k8s.io/v1, asked when the first plugin is made. An
 	// informer of an API that is not served would never sync.
 	ResourceSlices func() bool
+	// Inline has strategies computed within the cycle in which that is due instead of beside it: for simulations, in which the
+	// same pods are to give the same placement.
+	Inline bool
 }
 
 // State is what the plugins of one process have in common, those of all profiles and plugin Gang too: the state of the

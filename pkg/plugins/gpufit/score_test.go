@@ -40,7 +40,7 @@ func (r *rig) scores(p *v1.Pod, nodes ...string) (raw, ranks map[string]int64) {
 }
 
 func TestOneNodeIsBestWhateverTheOrder(t *testing.T) {
-	for _, strategy := range []string{"fragmentation", "bestfit", "spread"} {
+	for _, strategy := range []string{"potential", "fragmentation", "bestfit", "spread"} {
 		t.Run(strategy, func(t *testing.T) {
 			r := newRig(t, fmt.Sprintf(`{"strategy":%q}`, strategy))
 			var names []string
@@ -73,7 +73,7 @@ func TestOneNodeIsBestWhateverTheOrder(t *testing.T) {
 }
 
 func TestAScoreDependsOnItsOwnNodeOnly(t *testing.T) {
-	for _, strategy := range []string{"fragmentation", "bestfit", "spread"} {
+	for _, strategy := range []string{"potential", "fragmentation", "bestfit", "spread"} {
 		t.Run(strategy, func(t *testing.T) {
 			r := newRig(t, fmt.Sprintf(`{"strategy":%q}`, strategy))
 			for _, n := range []string{"a", "b", "c"} {
@@ -98,7 +98,7 @@ func TestAScoreDependsOnItsOwnNodeOnly(t *testing.T) {
 }
 
 func TestTheStrategyDecidesWhichNodeIsBest(t *testing.T) {
-	for strategy, want := range map[string]string{"fragmentation": "used", "bestfit": "used", "spread": "empty"} {
+	for strategy, want := range map[string]string{"potential": "used", "fragmentation": "used", "bestfit": "used", "spread": "empty"} {
 		t.Run(strategy, func(t *testing.T) {
 			r := newRig(t, fmt.Sprintf(`{"strategy":%q}`, strategy))
 			r.addNode("empty", devices("empty", "H100", 2)...)

@@ -114,7 +114,7 @@ func TestFactoryNamesTheFieldThatIsWrong(t *testing.T) {
 		args runtime.Object
 		want string
 	}{
-		"an unknown strategy":     {text(`{"strategy":"random"}`), `plugin GPUFit: pluginConfig[GPUFit].args.strategy: Unsupported value: "random": supported values: "fragmentation", "bestfit", "spread"`},
+		"an unknown strategy":     {text(`{"strategy":"random"}`), `plugin GPUFit: pluginConfig[GPUFit].args.strategy: Unsupported value: "random": supported values: "potential", "fragmentation", "bestfit", "spread"`},
 		"a window that is small":  {text(`{"mixWindow":15}`), `plugin GPUFit: pluginConfig[GPUFit].args.mixWindow: Invalid value: 15: want 16 to 100000`},
 		"a misspelt field":        {text(`{"stratgy":"spread"}`), `plugin GPUFit: pluginConfig[GPUFit].args: strict decoding error: unknown field "stratgy"`},
 		"arguments of another":    {&schedulerapi.NodeAffinityArgs{}, `plugin GPUFit: pluginConfig[GPUFit].args: want GPUFitArgs, got *config.NodeAffinityArgs`},

@@ -22,16 +22,16 @@ func TestGPUFitArgs(t *testing.T) {
 		args runtime.Object
 		want *config.GPUFitArgs
 	}{
-		"none":                        {nil, &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 2048}},
-		"empty":                       {&runtime.Unknown{}, &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 2048}},
-		"an empty object":             {raw(`{}`), &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 2048}},
-		"null, which is not given":    {raw(`{"strategy":null,"mixWindow":null}`), &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 2048}},
+		"none":                        {nil, &config.GPUFitArgs{Strategy: "potential", MixWindow: 2048}},
+		"empty":                       {&runtime.Unknown{}, &config.GPUFitArgs{Strategy: "potential", MixWindow: 2048}},
+		"an empty object":             {raw(`{}`), &config.GPUFitArgs{Strategy: "potential", MixWindow: 2048}},
+		"null, which is not given":    {raw(`{"strategy":null,"mixWindow":null}`), &config.GPUFitArgs{Strategy: "potential", MixWindow: 2048}},
 		"one field":                   {raw(`{"strategy":"spread"}`), &config.GPUFitArgs{Strategy: "spread", MixWindow: 2048}},
-		"the other":                   {raw(`{"mixWindow":16}`), &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 16}},
+		"the other":                   {raw(`{"mixWindow":16}`), &config.GPUFitArgs{Strategy: "potential", MixWindow: 16}},
 		"all, with kind and version":  {raw(`{"apiVersion":"config.weft.sh/v1","kind":"GPUFitArgs","strategy":"bestfit","mixWindow":100000}`), &config.GPUFitArgs{Strategy: "bestfit", MixWindow: 100000}},
 		"as YAML":                     {raw("strategy: bestfit\nmixWindow: 64\n"), &config.GPUFitArgs{Strategy: "bestfit", MixWindow: 64}},
 		"in the internal form":        {&config.GPUFitArgs{Strategy: "spread", MixWindow: 17}, &config.GPUFitArgs{Strategy: "spread", MixWindow: 17}},
-		"in a form without a content": {&runtime.Unknown{TypeMeta: runtime.TypeMeta{Kind: "GPUFitArgs"}}, &config.GPUFitArgs{Strategy: "fragmentation", MixWindow: 2048}},
+		"in a form without a content": {&runtime.Unknown{TypeMeta: runtime.TypeMeta{Kind: "GPUFitArgs"}}, &config.GPUFitArgs{Strategy: "potential", MixWindow: 2048}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -58,12 +58,12 @@ func TestGPUFitArgsRefuses(t *testing.T) {
 		"a field that is misspelt":        {raw(`{"stratgy":"spread"}`), at + `: strict decoding error: unknown field "stratgy"`},
 		"a field in another case":         {raw(`{"Strategy":"spread"}`), at + `: strict decoding error: unknown field "Strategy"`},
 		"a field twice":                   {raw(`{"strategy":"spread","strategy":"bestfit"}`), at + `: strict decoding error: duplicate field "strategy"`},
-		"a strategy that is not there":    {raw(`{"strategy":"best"}`), at + `.strategy: Unsupported value: "best": supported values: "fragmentation", "bestfit", "spread"`},
-		"no strategy, said so":            {raw(`{"strategy":""}`), at + `.strategy: Unsupported value: "": supported values: "fragmentation", "bestfit", "spread"`},
+		"a strategy that is not there":    {raw(`{"strategy":"best"}`), at + `.strategy: Unsupported value: "best": supported values: "potential", "fragmentation", "bestfit", "spread"`},
+		"no strategy, said so":            {raw(`{"strategy":""}`), at + `.strategy: Unsupported value: "": supported values: "potential", "fragmentation", "bestfit", "spread"`},
 		"a window that is too small":      {raw(`{"mixWindow":15}`), at + `.mixWindow: Invalid value: 15: want 16 to 100000`},
 		"a window of nothing":             {raw(`{"mixWindow":0}`), at + `.mixWindow: Invalid value: 0: want 16 to 100000`},
 		"a window that is too large":      {raw(`{"mixWindow":100001}`), at + `.mixWindow: Invalid value: 100001: want 16 to 100000`},
-		"two faults":                      {raw(`{"strategy":"best","mixWindow":-1}`), "[" + at + `.strategy: Unsupported value: "best": supported values: "fragmentation", "bestfit", "spread", ` + at + `.mixWindow: Invalid value: -1: want 16 to 100000]`},
+		"two faults":                      {raw(`{"strategy":"best","mixWindow":-1}`), "[" + at + `.strategy: Unsupported value: "best": supported values: "potential", "fragmentation", "bestfit", "spread", ` + at + `.mixWindow: Invalid value: -1: want 16 to 100000]`},
 		"a number that is a string":       {raw(`{"mixWindow":"16"}`), at + `: …`},
 		"a number that is too large":      {raw(`{"mixWindow":99999999999}`), at + `: …`},
 		"another kind":                    {raw(`{"apiVersion":"config.weft.sh/v1","kind":"GangArgs"}`), at + `: want kind GPUFitArgs, got *config.GangArgs`},
@@ -135,7 +135,7 @@ func TestRoundTrip(t *testing.T) {
 
 func TestDefaultsFillInWhatWasLeftOutOnly(t *testing.T) {
 	tests := map[string]struct{ args, want v1.GPUFitArgs }{
-		"nothing was given":  {v1.GPUFitArgs{}, v1.GPUFitArgs{Strategy: new("fragmentation"), MixWindow: new(int32(2048))}},
+		"nothing was given":  {v1.GPUFitArgs{}, v1.GPUFitArgs{Strategy: new("potential"), MixWindow: new(int32(2048))}},
 		"all was given":      {v1.GPUFitArgs{Strategy: new("spread"), MixWindow: new(int32(16))}, v1.GPUFitArgs{Strategy: new("spread"), MixWindow: new(int32(16))}},
 		"a zero was given":   {v1.GPUFitArgs{Strategy: new(""), MixWindow: new(int32(0))}, v1.GPUFitArgs{Strategy: new(""), MixWindow: new(int32(0))}},
 		"the strategy alone": {v1.GPUFitArgs{Strategy: new("bestfit")}, v1.GPUFitArgs{Strategy: new("bestfit"), MixWindow: new(int32(2048))}},

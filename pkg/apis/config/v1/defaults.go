@@ -14,7 +14,7 @@ func addDefaultingFuncs(scheme *runtime.Scheme) error { return RegisterDefaults(
 // SetDefaults_GPUFitArgs fills in what was left out.
 func SetDefaults_GPUFitArgs(args *GPUFitArgs) {
 	if args.Strategy == nil {
-		args.Strategy = ptr.To(fit.FragmentationName)
+		args.Strategy = ptr.To(fit.PotentialName)
 	}
 	if args.MixWindow == nil {
 		args.MixWindow = ptr.To[int32](2048)
