@@ -177,6 +177,12 @@ func (j *trialJob) priority() int32 {
 	return 0
 }
 
+// asking is the first of its pods that asks for GPUs.
+func (j *trialJob) asking() *v1.Pod {
+	i := slices.IndexFunc(j.pods, func(p *v1.Pod) bool { return j.milliGPU[string(p.UID)] > 0 })
+	return j.pods[max(i, 0)]
+}
+
 // age is when it began to wait.
 func (j *trialJob) age() int64 {
 	if j.gang != nil && j.gang.exists && !j.gang.spec.Created.IsZero() {
@@ -207,7 +213,7 @@ func (t *trial) run() {
 				}
 			} else {
 				waiting = append(waiting, j)
-				contest.Waiting = append(contest.Waiting, quota.Waiting{Job: job, Classes: t.set.ClassesOf(j.pods[0]), Stuck: j.failed})
+				contest.Waiting = append(contest.Waiting, quota.Waiting{Job: job, Classes: t.set.ClassesOf(j.asking()), Stuck: j.failed})
 				live = live || !j.failed
 			}
 		}

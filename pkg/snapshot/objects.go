@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -151,9 +152,7 @@ func (p *Pod) object() *v1.Pod {
 	out := &v1.Pod{ObjectMeta: meta(p.Namespace, p.Name)}
 	out.UID, out.CreationTimestamp = types.UID(p.UID), metav1.NewTime(p.Created)
 	out.Labels, out.Annotations = map[string]string{}, p.Annotations
-	for key, value := range p.Order {
-		out.Labels[key] = value
-	}
+	maps.Copy(out.Labels, p.Order)
 	for key, value := range map[string]string{podspec.LabelQueue: p.Queue, podspec.LabelPodGroup: p.PodGroup} {
 		if value != "" {
 			out.Labels[key] = value
