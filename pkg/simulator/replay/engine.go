@@ -187,7 +187,7 @@ func (e *engine) simulate(ctx context.Context) error {
 			e.happen(e.agenda.next())
 		}
 		for e.next != nil && e.next.At == at {
-			if err := e.arrive(); err != nil {
+			if err := e.arrive(ctx); err != nil {
 				return err
 			}
 		}
@@ -249,7 +249,7 @@ func (e *engine) read() error {
 func moment(at int64) string { return time.Unix(at, 0).UTC().Format(time.DateTime) }
 
 // arrive takes the next job in.
-func (e *engine) arrive() error {
+func (e *engine) arrive(ctx context.Context) error {
 	j := &job{Job: *e.next, seq: e.arrived, at: -1, queued: e.now}
 	j.counts = e.within(e.now)
 	e.arrived++
@@ -258,9 +258,7 @@ func (e *engine) arrive() error {
 		return err
 	}
 	j.shape = fmt.Sprintf("%s|%d|%d|%d|%d|%s|%s", j.Request.Shape(), j.Members, j.Min, j.MilliCPU, j.MemoryMiB, j.Required, j.Preferred)
-	if err := e.observe(fit.ClassOf(j.Request, j.MilliCPU), j.Members); err != nil {
-		return err
-	}
+	e.observe(ctx, fit.ClassOf(j.Request, j.MilliCPU), j.Members)
 	e.sawArrival(j)
 	e.claim(j)
 	if never := e.never(j); never {
@@ -407,19 +405,15 @@ func (e *engine) again(j *job) {
 // fail takes a node away. Gangs that can do without the members that they lose go on.
 func (e *engine) fail(n int) {
 	e.setDown(n, true)
-	var hit []*job
-	for _, p := range e.nodes[n].now.Pods {
-		if j := e.owner[p.UID]; !slices.Contains(hit, j) {
-			hit = append(hit, j)
-		}
-	}
-	slices.SortFunc(hit, func(a, b *job) int { return cmp.Compare(a.seq, b.seq) })
-	for _, j := range hit {
+	for _, j := range append(e.bySeq(), slices.Clone(e.waiting)...) {
 		lost := 0
 		for _, p := range j.pods {
 			if p.node == n {
 				lost++
 			}
+		}
+		if lost == 0 {
+			continue
 		}
 		if j.at < 0 || len(j.pods)-lost < j.Min {
 			e.sawLost(j, len(j.pods), false)

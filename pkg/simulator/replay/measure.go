@@ -19,6 +19,7 @@ type measure struct {
 	evictions, drained               int
 	lost, failed                     int64 // milli-GPU-seconds
 	waits, gangWaits, jcts           histogram
+	gangSizes                        map[int]*gangCount // by GPUs
 	over24h                          int
 	seconds                          int64
 	usedSum, capacitySum, partialSum int64 // milli-GPU-seconds
@@ -34,11 +35,11 @@ type queueCount struct {
 	usedSum      int64
 	entitledSum  float64
 	jobs         int
-	waits        histogram
+	waits, jcts  histogram
 }
 
 func (m *measure) open(in *Input, queues []string) {
-	*m = measure{from: in.From, to: in.To, index: map[string]int{}, stale: true}
+	*m = measure{from: in.From, to: in.To, index: map[string]int{}, gangSizes: map[int]*gangCount{}, stale: true}
 	for i, name := range queues {
 		m.queues = append(m.queues, queueCount{name: name})
 		m.index[name] = i
@@ -106,6 +107,7 @@ func (m *measure) sawArrival(j *job) {
 	m.jobs++
 	if j.Members > 1 {
 		m.gangs++
+		m.gangsOf(j).jobs++
 	}
 	if i, ok := m.index[j.Queue]; ok {
 		m.queues[i].jobs++
@@ -138,6 +140,7 @@ func (m *measure) sawStart(j *job) {
 	m.queue(j).waits.add(wait)
 	if j.Members > 1 {
 		m.gangWaits.add(wait)
+		m.gangsOf(j).waits.add(wait)
 	}
 	if wait > day {
 		m.over24h++
@@ -148,6 +151,7 @@ func (e *engine) sawEnd(j *job) {
 	if j.counts {
 		e.finished++
 		e.jcts.add(e.now - j.At)
+		e.queue(j).jcts.add(e.now - j.At)
 	}
 }
 

@@ -159,9 +159,9 @@ func randomInput(seed uint64) *Input {
 // TestRandom has every policy go through random clusters: after each second no GPU is given out twice, no queue is over its limit or its
 // budget, no gang is there in part, and every count is what counting anew gives. In the end whoever could run has.
 func TestRandom(t *testing.T) {
-	seeds := uint64(30)
+	seeds := uint64(8)
 	if testing.Short() {
-		seeds = 5
+		seeds = 3
 	}
 	for _, policy := range PolicyNames() {
 		t.Run(policy, func(t *testing.T) {

@@ -57,6 +57,8 @@ type Result struct {
 
 	// RefusedWhere names the first jobs that can never run, with the reason.
 	RefusedWhere []string `json:"-"`
+	// Detail is for a report.
+	Detail *Detail `json:"-"`
 }
 
 // QueueResult is what was measured of the jobs right in one queue; of "" for those in none.
@@ -97,7 +99,7 @@ const milliHour = 1000 * 3600
 
 func (e *engine) result() *Result {
 	r := &Result{
-		Workload: e.in.Name, Policy: e.policy.Name, Strategy: e.learning.name, Nodes: len(e.nodes), GPUs: int(e.total / 1000),
+		Workload: e.in.Name, Policy: e.policy.Name, Strategy: e.strategy, Nodes: len(e.nodes), GPUs: int(e.total / 1000),
 		Hours: rounded(float64(e.seconds)/3600, 3), Jobs: e.jobs, Gangs: e.gangs, Finished: e.finished, Refused: e.refusedN,
 		WaitP50: e.waits.quantile(50), WaitP95: e.waits.quantile(95), GangWaitP50: e.gangWaits.quantile(50), GangWaitP95: e.gangWaits.quantile(95),
 		JCTP50: e.jcts.quantile(50), JCTP95: e.jcts.quantile(95), Evictions: e.evictions + e.drained,
@@ -141,6 +143,7 @@ func (e *engine) result() *Result {
 		r.Jain = &jain
 	}
 	r.Series = e.curve()
+	r.Detail = e.detail(r)
 	return r
 }
 

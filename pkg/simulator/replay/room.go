@@ -203,7 +203,7 @@ func (e *engine) makeRoom(j *job, v view) bool {
 		v = e.view(j)
 	}
 	p := e.problem(j, v.nodes)
-	res, victims, r := gang.Preempt(&p, j.Priority, units, nil, gang.Caps{MilliGPU: caps, Straddle: true})
+	res, victims, r := gang.Preempt(&p, j.Priority, units, nil, caps)
 	if !r.OK() || res == nil {
 		e.vain[key] = true
 		return false
@@ -217,13 +217,13 @@ func (e *engine) makeRoom(j *job, v view) bool {
 }
 
 // units are what may leave for the job, the caps of what is reclaimed, and whose each unit is.
-func (e *engine) units(j *job) (units []gang.Unit, caps []int64, of []*job) {
+func (e *engine) units(j *job) (units []gang.Unit, caps gang.Caps, of []*job) {
 	rights := e.book.Reclaim(j.claims)
 	now := time.Unix(e.now, 0)
 	for _, o := range e.bySeq() {
 		groups, owed := rights.Groups(o.Queue)
 		if !owed {
-			groups = nil
+			groups = rights.Limits()
 			if o.Priority >= j.Priority || o.Queue != j.Queue && !slices.Contains(e.tree.Path(o.Queue), j.Queue) {
 				continue
 			}
@@ -246,7 +246,7 @@ func (e *engine) units(j *job) (units []gang.Unit, caps []int64, of []*job) {
 		}
 		add(false, 0, min(o.Min, len(o.pods)))
 	}
-	return units, rights.Caps, of
+	return units, gang.Caps{MilliGPU: rights.Caps, Least: rights.Least, Straddle: true}, of
 }
 
 // evict has a unit leave: the whole job, which waits again, or members above its minimum.

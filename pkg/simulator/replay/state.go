@@ -152,7 +152,11 @@ func (j *job) holding() int64 {
 func (s *state) bind(j *job, p place) {
 	uid := j.uid(p.member)
 	s.incomplete -= j.holding()
-	s.put(p.node, s.nodes[p.node].now.With(cluster.NewPod(uid, j.Name, p.assignment)), -j.MilliCPU, -j.MemoryMiB)
+	now := s.nodes[p.node].now
+	if !p.assignment.Empty() { // a node is said to be in use by those that have GPUs
+		now = now.With(cluster.NewPod(uid, j.Name, p.assignment))
+	}
+	s.put(p.node, now, -j.MilliCPU, -j.MemoryMiB)
 	s.owner[uid] = j
 	j.pods = append(j.pods, pod{uid, p.node, p.member})
 	s.incomplete += j.holding()

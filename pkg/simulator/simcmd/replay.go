@@ -13,7 +13,9 @@ import (
 	"golang.org/x/term"
 
 	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/simulator"
 	"weft.sh/weft/pkg/simulator/replay"
+	"weft.sh/weft/pkg/trace"
 )
 
 // newReplay is the command weft sim replay.
@@ -28,7 +30,7 @@ what they are entitled to. The policies, of which weft is the code that schedule
 What the figures mean is in docs/simulator.md.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newReplayPhilly())
+	cmd.AddCommand(newReplayScenario(), newReplayPhilly(), newReplayOpenb())
 	return cmd
 }
 
@@ -39,6 +41,8 @@ type replayOptions struct {
 	output   string
 	progress bool
 	series   bool
+	report   string
+	version  string // of this program, for the report
 }
 
 func (o *replayOptions) addFlags(cmd *cobra.Command, policies ...string) {
@@ -47,6 +51,8 @@ func (o *replayOptions) addFlags(cmd *cobra.Command, policies ...string) {
 	f.StringVar(&o.strategy, "strategy", fit.StrategyNames()[0], "Where pods go of the places that there are, as strategy of plugin GPUFit")
 	f.StringVarP(&o.output, "output", "o", "table", "table, or json (an object in each line)")
 	f.BoolVar(&o.series, "series", false, "With -o json, what happened over time too")
+	f.StringVar(&o.report, "report", "", "Write an HTML page with curves, queues and gangs to this file; it needs no network")
+	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.version = cmd.Root().Version }
 	f.BoolVar(&o.progress, "progress", false, "Tell how far it is; to a terminal it always does")
 }
 
@@ -68,9 +74,15 @@ func (o *replayOptions) run(ctx context.Context, out, errOut io.Writer, inputs .
 	if err != nil {
 		return err
 	}
+	page, err := createReport(o.report)
+	if err != nil {
+		return err
+	}
+	defer page.drop()
 	tell, stop := o.tell(errOut)
 	defer stop()
 	var results []*replay.Result
+	var shown []replay.Result // in the report, with their series
 	for i, in := range inputs {
 		for k, policy := range policies {
 			r, err := replay.Run(ctx, in, policy, o.strategy, tell)
@@ -86,6 +98,7 @@ func (o *replayOptions) run(ctx context.Context, out, errOut io.Writer, inputs .
 					fmt.Fprintf(errOut, "%s; it never runs\n", where)
 				}
 			}
+			shown = append(shown, *r)
 			if !o.series {
 				r.Series = nil
 			}
@@ -98,9 +111,14 @@ func (o *replayOptions) run(ctx context.Context, out, errOut io.Writer, inputs .
 		}
 	}
 	if o.output == "table" {
-		return replay.Table(out, results)
+		if err := replay.Table(out, results); err != nil {
+			return err
+		}
 	}
-	return nil
+	if page == nil || len(shown) == 0 {
+		return nil
+	}
+	return page.write(replayReport(shown, o.version))
 }
 
 // tell returns what tells a person how far the replay is: nil when nobody wants to know.
@@ -176,5 +194,91 @@ of the GPU-hours. Jobs wait until they start, whenever that is; what is measured
 	f.Float64Var(&p.Estimate, "estimate", 1, "What jobs say of their run time, as a part of it; 0 for nothing")
 	// It fails only for a flag that is not there.
 	_ = cmd.MarkFlagRequired("jobs")
+	return cmd
+}
+
+// newReplayScenario is the command weft sim replay scenario.
+func newReplayScenario() *cobra.Command {
+	o := &replayOptions{}
+	cmd := &cobra.Command{
+		Use:   "scenario FILE",
+		Short: "Replay a scenario file: nodes, queues, jobs and failures",
+		Long:  `Replay a scenario file, in YAML: nodes, queues, jobs and failures. Its fields are in docs/simulator.md.`,
+		Example: `  # What queues, gangs and a failing node do to each other
+  weft sim replay scenario docs/examples/replay.yaml --policy all`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := o.check(); err != nil {
+				return err
+			}
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			in, err := replay.Scenario(f, args[0])
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), in)
+		},
+	}
+	o.addFlags(cmd, "weft", "fifo")
+	return cmd
+}
+
+// newReplayOpenb is the command weft sim replay openb.
+func newReplayOpenb() *cobra.Command {
+	o, l, c := &replayOptions{}, &lists{}, &replay.Churn{}
+	var loads []float64
+	seeds := ""
+	cmd := &cobra.Command{
+		Use:   "openb",
+		Short: "Let pods of the openb trace come and leave",
+		Long: `Let pods that are drawn from the list come at random moments and leave after exponential lifetimes, so that the cluster is at
+equilibrium. A pod that finds no place is refused; with --wait it waits. The seed decides who comes when and for how long, so that
+strategies see the same pods.`,
+		Example: `  # How full bestfit keeps a cluster that is asked for as much as it has
+  weft sim replay openb --nodes nodes.csv --pods default.csv --load 0.9,1,1.1 --seeds 42-44 --strategy bestfit`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := o.check(); err != nil {
+				return err
+			}
+			list, err := simulator.ParseSeeds(seeds)
+			if err != nil {
+				return fmt.Errorf("--seeds: %w", err)
+			}
+			var inputs []*replay.Input
+			for _, file := range l.pods {
+				one := *c
+				one.Name = workloadName(file)
+				if one.Nodes, one.Pods, err = trace.Load(l.nodes, file, 0); err != nil {
+					return err
+				}
+				for _, one.Load = range loads {
+					for _, seed := range list {
+						one.Seed = uint64(seed)
+						draw := one
+						in, err := draw.Replay()
+						if err != nil {
+							return err
+						}
+						inputs = append(inputs, in)
+					}
+				}
+			}
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), inputs...)
+		},
+	}
+	o.addFlags(cmd, "greedy")
+	l.addFlags(cmd)
+	f := cmd.Flags()
+	f.Float64SliceVar(&loads, "load", []float64{1}, "What the pods that come ask for, as a part of the GPUs")
+	f.StringVar(&seeds, "seeds", "42", "Seeds: numbers and ranges such as 42-51,60")
+	f.DurationVar(&c.Lifetime, "lifetime", time.Hour, "The mean lifetime")
+	f.DurationVar(&c.For, "for", 5*time.Hour, "How long is measured")
+	f.DurationVar(&c.Warmup, "warmup", 4*time.Hour, "How long before that pods come")
+	f.BoolVar(&c.Wait, "wait", false, "Pods wait for a place")
 	return cmd
 }
