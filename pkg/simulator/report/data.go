@@ -139,7 +139,7 @@ type Times struct {
 	Max *float64 `json:"max,omitempty"`
 }
 
-// Budget is what a queue used of what it was granted. Granted is above 0.
+// Budget is what a queue used of what it was granted: its budget, or what its share entitled it to. Granted is above 0.
 type Budget struct {
 	UsedGPUHours    float64 `json:"usedGPUHours"`
 	GrantedGPUHours float64 `json:"grantedGPUHours"`

@@ -219,7 +219,7 @@ func queueCharts(queues []Queue, p *palette) []rows {
 	if r, ok := boxes("Completion times", "From submission to end. "+key, "queue", completions, p); ok {
 		out = append(out, r)
 	}
-	if r, ok := bars("Budgets", "Used of what was granted; the line is all of it.", "queue", "%", 100, budgets, p); ok {
+	if r, ok := bars("GPU-hours used", "In percent of what the queue was entitled to, by its share or its budget; the line is all of it.", "queue", "%", 100, budgets, p); ok {
 		out = append(out, r)
 	}
 	return out
