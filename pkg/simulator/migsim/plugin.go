@@ -1,6 +1,7 @@
 package migsim
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -16,8 +17,7 @@ type plugin struct {
 	study    *Study
 	names    []string
 	nodes    []*cluster.Node
-	strategy string
-	recent   *fit.Recent
+	learner  *fit.Learner
 	memo     *fit.Memo
 	requests map[pod]gpu.Request // by pool, slot and portion
 	at       map[int]int         // the node of each pod
@@ -25,14 +25,14 @@ type plugin struct {
 }
 
 // newPlugin decides by the strategy of that name; empty is the default.
-func newPlugin(s *Study, strategy string) (*plugin, error) {
+func newPlugin(s *Study, strategy string) *plugin {
 	var args configv1.GPUFitArgs
 	configv1.SetDefaults_GPUFitArgs(&args)
 	if strategy == "" {
 		strategy = *args.Strategy
 	}
 	p := &plugin{
-		study: s, strategy: strategy, recent: fit.NewRecent(int(*args.MixWindow)), requests: map[pod]gpu.Request{}, at: map[int]int{},
+		study: s, learner: fit.NewLearner(strategy, int(*args.MixWindow)), requests: map[pod]gpu.Request{}, at: map[int]int{},
 		devices: map[gpu.ID]int{},
 	}
 	for n := range s.nodes {
@@ -42,14 +42,19 @@ func newPlugin(s *Study, strategy string) (*plugin, error) {
 	for g := range GPUsPerNode {
 		p.devices[deviceID(g)] = g
 	}
-	return p, p.learn()
+	p.memo = fit.NewMemo(p.learner.Strategy())
+	return p
 }
 
 // deviceID is that of GPU g of every node: ids need to be unique in their node only.
 func deviceID(g int) gpu.ID { return gpu.ID("GPU-" + strconv.Itoa(g)) }
 
-// memoryMiB is that of all GPUs. It decides nothing: shares have their part of it.
-const memoryMiB = 80 << 10
+const (
+	// memoryMiB is that of all GPUs. It decides nothing: shares have their part of it.
+	memoryMiB = 80 << 10
+	// milliCPU is that of every node, of which pods take none.
+	milliCPU = 128_000
+)
 
 // devices are the GPUs of a node, as a node agent would report them.
 func (s *Study) devices(node int) []gpu.Device {
@@ -64,12 +69,19 @@ func (s *Study) devices(node int) []gpu.Device {
 	return out
 }
 
-func (p *plugin) learn() error {
-	s, err := fit.NewStrategy(p.strategy, p.recent.Mix())
-	if err == nil {
-		p.memo = fit.NewMemo(s)
+// observe counts a request. Where the plugin computes beside its work, this one stops and computes.
+func (p *plugin) observe(r gpu.Request) {
+	changed, due := p.learner.Observe(fit.ClassOf(r, 0))
+	if due {
+		stock := new(fit.Stock)
+		for _, n := range p.nodes {
+			stock.Add(n, milliCPU, milliCPU)
+		}
+		p.learner.Adopt(p.learner.Pose(stock).Solve(context.Background()))
 	}
-	return err
+	if changed || due {
+		p.memo = fit.NewMemo(p.learner.Strategy())
+	}
 }
 
 // request is what the pod asks for. It accepts the models of its pool, as a pod with a node affinity.
@@ -92,11 +104,7 @@ func (p *plugin) request(of *pod) gpu.Request {
 // arrive implements policy.
 func (p *plugin) arrive(_ *fleet, n int, of *pod) (placement, bool, error) {
 	r := p.request(of)
-	if p.recent.Observe(fit.ClassOf(r, 0)) {
-		if err := p.learn(); err != nil {
-			return placement{}, false, err
-		}
-	}
+	p.observe(r)
 	shape := p.memo.For(r)
 	var fitting []int
 	var names []string
@@ -105,7 +113,7 @@ func (p *plugin) arrive(_ *fleet, n int, of *pod) (placement, bool, error) {
 		if shape.Check(node) == fit.Fits {
 			fitting = append(fitting, i)
 			names = append(names, p.names[i])
-			scores = append(scores, shape.Score(node, fit.CPU{}))
+			scores = append(scores, shape.Score(node, fit.CPU{FreeMilli: milliCPU}))
 		}
 	}
 	if len(fitting) == 0 {
@@ -119,7 +127,7 @@ func (p *plugin) arrive(_ *fleet, n int, of *pod) (placement, bool, error) {
 		}
 	}
 	at := fitting[best]
-	a, err := fit.Assign(p.nodes[at], r, fit.CPU{}, shape.Strategy())
+	a, err := fit.Assign(p.nodes[at], r, fit.CPU{FreeMilli: milliCPU}, shape.Strategy())
 	if err != nil {
 		return placement{}, false, fmt.Errorf("node %s: %w", p.names[at], err)
 	}

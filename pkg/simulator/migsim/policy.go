@@ -64,14 +64,14 @@ func ParsePolicies(list []string) ([]string, error) {
 }
 
 // newPolicy makes the policy of that name, which is one of PolicyNames; nil for repack, which places nothing.
-func newPolicy(name string, s *Study) (policy, error) {
+func newPolicy(name string, s *Study) policy {
 	switch name {
 	case firstFitName:
-		return firstFit{}, nil
+		return firstFit{}
 	case bestFitName:
-		return bestFit{}, nil
+		return bestFit{}
 	case repackName:
-		return nil, nil
+		return nil
 	case DefaultName:
 		return newPlugin(s, "")
 	}

@@ -33,10 +33,8 @@ func (s *Study) simulate(ctx context.Context, policyName string, seed int64, loa
 		leaving[i] = i
 	}
 	slices.SortFunc(leaving, func(a, b int) int { return cmp.Or(cmp.Compare(pods[a].until, pods[b].until), cmp.Compare(a, b)) })
-	decide, err := newPolicy(policyName, s)
-	if err != nil {
-		return Line{}, err
-	}
+	decide := newPolicy(policyName, s)
+	var err error
 	f := newFleet(s)
 	at := make([]placement, len(pods))
 	accepted := make([]bool, len(pods))
