@@ -26,18 +26,21 @@ func replayReport(results []replay.Result, version string) report.Data {
 		Title: "Replay of " + strings.Join(workloads, ", "),
 		About: "Jobs arrive, wait, run and end in virtual time. What the figures mean is in docs/simulator.md.",
 		Settings: []report.Setting{
-			{Name: "Cluster", Value: fmt.Sprintf("%d GPUs in %d nodes", first.GPUs, first.Nodes)},
-			{Name: "Jobs", Value: fmt.Sprintf("%d, of which %d are gangs", first.Jobs, first.Gangs)},
-			{Name: "Measured", Value: strconv.FormatFloat(first.Hours, 'f', -1, 64) + " h"},
 			{Name: "Policies", Value: strings.Join(policies, ", ")},
 			{Name: "Strategy", Value: first.Strategy},
 		},
+	}
+	if len(workloads) == 1 {
+		d.Settings = append(d.Settings,
+			report.Setting{Name: "Cluster", Value: fmt.Sprintf("%d GPUs in %d nodes", first.GPUs, first.Nodes)},
+			report.Setting{Name: "Jobs", Value: fmt.Sprintf("%d, of which %d are gangs", first.Jobs, first.Gangs)},
+			report.Setting{Name: "Measured", Value: strconv.FormatFloat(first.Hours, 'f', -1, 64) + " h"})
 	}
 	if version != "" {
 		d.Settings = append(d.Settings, report.Setting{Name: "Version", Value: version})
 	}
 	table := report.Table{
-		Title: "By policy", About: "The best is marked.",
+		Title: "By policy", About: "The best for each workload is marked.",
 		Columns: []report.Column{
 			{Name: "Median wait", Unit: "min", Decimals: 1, Better: "lower"},
 			{Name: "95 % wait", Unit: "min", Decimals: 1, Better: "lower"},

@@ -310,6 +310,34 @@ func TestReplayReportInABrowser(t *testing.T) {
 	b.quiet()
 }
 
+// TestReplayReport: a report of real replays, with everything that they are said to have.
+func TestReplayReport(t *testing.T) {
+	example, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "examples", "replay.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lay(t, map[string]string{"replay.yaml": string(example)})
+	out, _, err := sim(t.Context(), "replay scenario replay.yaml --policy all -o json --report out.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out, `"series"`) {
+		t.Error("the series that the report has is in the output, which was not asked for")
+	}
+	b := browse(t, "out.html")
+	if diff := cmp.Diff([]string{"results", "time", "queues", "gangs"}, b.sections()); diff != "" {
+		t.Errorf("sections:\n%s", diff)
+	}
+	titles := value[[]string](b, `[...document.querySelectorAll("h4")].map((h) => h.textContent)`)
+	want := []string{
+		"Allocated", "Jobs that wait", "GPUs that are waited for", "Waits", "Completion times", "GPU-hours used", "Sizes", "Waits by size",
+	}
+	if diff := cmp.Diff(want, titles); diff != "" {
+		t.Errorf("charts:\n%s", diff)
+	}
+	b.quiet()
+}
+
 // pointAt moves the pointer into an element: to a part of its size, or by pixels where they are 1 and more.
 func (b *browser) pointAt(selector string, x, y float64) {
 	b.Helper()
