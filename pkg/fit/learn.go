@@ -2,6 +2,7 @@ package fit
 
 import (
 	"context"
+	"maps"
 
 	"weft.sh/weft/pkg/potential"
 )
@@ -14,7 +15,7 @@ import (
 type Learner struct {
 	name     string
 	recent   *Recent
-	known    *potential.Mix // nil to learn it
+	known    map[Class]int64 // nil to learn it
 	prices   potential.Prices
 	seen     int // requests ever
 	solved   int // requests when the problem was posed last, 0 for never
@@ -24,13 +25,17 @@ type Learner struct {
 // The potential is computed when so many requests have been seen, for fewer say little; then after each so many, and when there
 // were many only after each many.
 const (
-	firstSolve  = 20
-	solveEarly  = 100
-	solveLate   = 400
-	manySolved  = 400
-	firstSteps  = 300
-	learnSteps  = 60
-	refineSteps = 6
+	firstSolve = 20
+	solveEarly = 100
+	solveLate  = 400
+	manySolved = 400
+
+	// Steps towards the prices: from none, from those of a mix of which little was known, from those of one that has hardly
+	// changed since, and of one that has not.
+	firstSteps      = 300
+	learnStepsEarly = 60
+	learnSteps      = 20
+	refineSteps     = 6
 )
 
 // NewLearner learns for the strategy of that name from so many recent requests. A name that is none of [StrategyNames] gets
@@ -45,7 +50,7 @@ func NewLearner(name string, window int) *Learner {
 func NewKnowing(name string, counts map[Class]int64) *Learner {
 	l := NewLearner(name, 1)
 	if name == PotentialName {
-		l.known = potential.NewMix(counts)
+		l.known = maps.Clone(counts)
 	}
 	return l
 }
@@ -97,19 +102,21 @@ func (l *Learner) renew() {
 
 // Problem is what there is to be solved for a strategy. Immutable.
 type Problem struct {
-	mix   *potential.Mix
-	from  potential.Prices
-	stock *Stock
-	steps int
+	counts map[Class]int64
+	from   potential.Prices
+	stock  *Stock
+	steps  int
 }
 
 // Pose is the problem as of now, over what is left on the nodes, which is not to be changed any more.
 func (l *Learner) Pose(stock *Stock) *Problem {
-	p := &Problem{mix: l.known, from: l.prices, stock: stock, steps: learnSteps}
-	if p.mix == nil {
-		p.mix = potential.NewMix(l.recent.Counts())
-	} else if l.solved > 0 {
-		p.steps = refineSteps
+	p := &Problem{counts: l.known, from: l.prices, stock: stock, steps: refineSteps}
+	if p.counts == nil {
+		p.counts = l.recent.Counts()
+		p.steps = learnSteps
+		if l.seen <= manySolved {
+			p.steps = learnStepsEarly
+		}
 	}
 	if l.solved == 0 {
 		p.steps = firstSteps
@@ -126,14 +133,15 @@ type Solution struct {
 
 // Solve finds prices and the strategy that goes with them. It ends early, with what it has, when ctx ends.
 func (p *Problem) Solve(ctx context.Context) Solution {
-	prices := potential.Solve(ctx, p.mix, p.stock.nodes, p.from, p.steps)
-	t := potential.NewTable(p.mix, prices, p.stock.largest)
+	mix := potential.NewMix(p.counts)
+	prices := potential.Solve(ctx, mix, p.stock.nodes, p.from, p.steps)
+	t := potential.NewTable(mix, prices, p.stock.largest)
 	for _, n := range p.stock.nodes {
 		for _, g := range n.GPUs {
 			t.Prepare(g.Model)
 		}
 	}
-	return Solution{prices, Potential{t}}
+	return Solution{prices, Potential{t, NewMix(p.counts)}}
 }
 
 // Adopt makes the solution the strategy of now.

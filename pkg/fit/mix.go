@@ -169,6 +169,31 @@ func (m *Mix) FragmentMicroGPU(v *View) int64 {
 	return sum * 1000 / m.total
 }
 
+// migMicroGPU is what is left of the node's GPUs in MIG mode that the next MIG instance is expected to find of no use, in
+// micro-GPU: for each GPU, the mean over the instances that it may be asked for.
+func (m *Mix) migMicroGPU(v *View) int64 {
+	var sum int64
+	for i := range v.GPUs {
+		l := &v.GPUs[i]
+		if l.Slices == 0 {
+			continue
+		}
+		var requests, usable int64
+		for k := range m.groups {
+			g := &m.groups[k]
+			if g.Kind == gpu.MIG && g.accepts(l.Product) {
+				n := g.fits[len(g.fits)-1]
+				requests += n
+				usable += n * l.milliGPU(mig.Usable(l.Partition, g.Profile))
+			}
+		}
+		if requests > 0 {
+			sum += l.left()*1000 - usable*1000/requests
+		}
+	}
+	return sum
+}
+
 // usable is the part of what is left on the node that the group can use if it finds enough CPU, in milli-GPU.
 func (g *group) usable(v *View) int64 {
 	var sum int64

@@ -1,6 +1,7 @@
 package fit
 
 import (
+	"math"
 	"slices"
 
 	"weft.sh/weft/pkg/cluster"
@@ -12,12 +13,19 @@ import (
 //
 //	Node = Φ(after) - Φ(before)      in steps of 1/512 GPU, see package potential
 //
-// and among GPUs that come out the same the fullest.
-type Potential struct{ Table *potential.Table }
+// and among GPUs that come out the same the fullest. For GPUs in MIG mode, which the tables of potential do not have, minus what
+// instances of the mix cannot use is added, see [Mix.migMicroGPU].
+type Potential struct {
+	Table *potential.Table
+	Mix   Mix
+}
 
 // Rate implements Strategy.
 func (s Potential) Rate(before, after *View, taken int) Rating {
 	gain := s.value(after) - s.value(before)
+	if lost := s.Mix.migMicroGPU(after) - s.Mix.migMicroGPU(before); lost != 0 {
+		gain -= int64(math.Round(float64(lost)/migStep)) * (potential.Units / 25)
+	}
 	r := Rating{Node: min(max(noGain+gain, 0), MaxRating)}
 	if taken >= 0 {
 		r.GPU = -after.GPUs[taken].left()
@@ -27,6 +35,10 @@ func (s Potential) Rate(before, after *View, taken int) Rating {
 
 // noGain rates what changes nothing; a gain or loss of 63 GPUs is in range.
 const noGain = (MaxRating + 1) / 2
+
+// migStep is how finely capacity in MIG mode is rated, 1/25 of a GPU in micro-GPU: as finely as strategy fragmentation does about where
+// nothing changes.
+const migStep = 40_000
 
 func (s Potential) value(v *View) int64 {
 	var state potential.State

@@ -55,7 +55,7 @@ func NewStrategy(name string, mix Mix) (Strategy, error) {
 	switch name {
 	case PotentialName:
 		m := potential.NewMix(mix.counts)
-		return Potential{potential.NewTable(m, potential.Rarity(m), usualMilliCPU)}, nil
+		return Potential{potential.NewTable(m, potential.Rarity(m), usualMilliCPU), mix}, nil
 	case FragmentationName:
 		return Fragmentation{Mix: mix}, nil
 	case BestFitName:

@@ -56,7 +56,8 @@ type class struct {
 	cores    float64
 	gpus     float64 // asked for in all
 	products []string
-	cells    int // of each GPU
+	cells    int     // of each GPU
+	size     float64 // GPUs that it takes, in cells: for several GPUs, idle ones
 }
 
 // cpuOnly is an amount of CPU that requests without GPUs ask for.
@@ -118,6 +119,10 @@ func NewMix(counts map[Class]int64) *Mix {
 		}
 		if c.Count < 1 {
 			continue
+		}
+		k.size = float64(c.Count)
+		if c.Count == 1 {
+			k.size = float64(k.cells) / gpuCells
 		}
 		if c.Products != "" {
 			k.products = strings.Split(c.Products, "\n")

@@ -327,7 +327,7 @@ func (m *market) expect(x []float64) (cores float64) {
 	for i := range m.mix.classes {
 		c := &m.mix.classes[i]
 		for e, extra := range extraCore {
-			weight[e*classes+i] = math.Exp((c.gpus*(1-centre) - m.price[i] - (m.core+extra)*c.cores) / temperature)
+			weight[e*classes+i] = min(math.Exp((c.gpus-centre*c.size-m.price[i]-(m.core+extra)*c.cores)/temperature), 1e300)
 		}
 	}
 	for g := range m.groups {

@@ -17,6 +17,8 @@ type Table struct {
 	// cpuStep is a cell of CPU in thousandths of a core, and width the number of cells of the largest amount that counts.
 	cpuStep int64
 	width   int
+	// core is the price of a core, limited so that no weight leaves the range of numbers.
+	core float64
 	// free is the weight of what can be made of so many cells of CPU without GPUs.
 	free []float64
 
@@ -58,7 +60,8 @@ func NewTable(mix *Mix, prices Prices, largestMilliCPU int64) *Table {
 		t.cpuStep = (largest + widestCPU - 1) / widestCPU
 	}
 	t.width = int(max(largestMilliCPU, 0)/t.cpuStep) + 1
-	cell := prices.core * float64(t.cpuStep) / 1000
+	t.core = min(prices.core, 600*temperature/float64(t.width)*1000/float64(t.cpuStep))
+	cell := t.cell()
 	t.free = make([]float64, t.width)
 	for x := range t.free {
 		t.free[x] = math.Exp(-cell * float64(x) / 2 / temperature)
@@ -72,6 +75,9 @@ func NewTable(mix *Mix, prices Prices, largestMilliCPU int64) *Table {
 	}
 	return t
 }
+
+// cell is the price of a cell of CPU.
+func (t *Table) cell() float64 { return t.core * float64(t.cpuStep) / 1000 }
 
 // cells is an amount of CPU that is asked for, rounded up.
 func (t *Table) cells(cores float64) int {
@@ -120,7 +126,7 @@ func (t *Table) newGroup(admitted string, classes []int) *group {
 		one[r] = make([]float64, t.width)
 		one[r][0] = idleWeight[r]
 	}
-	cell := t.prices.core * float64(t.cpuStep) / 1000
+	cell := t.cell()
 	type item struct {
 		size, cpu int
 		weight    float64
@@ -132,7 +138,7 @@ func (t *Table) newGroup(admitted string, classes []int) *group {
 		if c.cells == 0 || u >= t.width {
 			continue
 		}
-		w := math.Exp((c.gpus*(1-centre) - t.prices.of(c) - t.prices.core*c.cores + cell*float64(u)/2) / temperature)
+		w := min(math.Exp((c.size*(1-centre)-t.prices.of(c)-t.core*c.cores+cell*float64(u)/2)/temperature), 1e300)
 		if w == 0 {
 			continue
 		}
@@ -173,6 +179,7 @@ func (t *Table) newGroup(admitted string, classes []int) *group {
 				addShifted(to, from, i.cpu, i.weight)
 				extent[r] = max(extent[r], min(len(from)+i.cpu, t.width))
 			}
+			limit(to[:extent[r]])
 			if g.full[r-size]+size == r {
 				g.full[r] = r
 			}
@@ -199,6 +206,7 @@ func (t *Table) newGroup(admitted string, classes []int) *group {
 			for _, i := range several[:n] {
 				addShifted(g.idle[f], g.idle[f-count], i.cpu, i.weight)
 			}
+			limit(g.idle[f])
 		}
 		several = several[n:]
 	}
@@ -216,6 +224,13 @@ func addShifted(to, from []float64, shift int, weight float64) {
 	}
 }
 
+// limit keeps weights finite.
+func limit(weights []float64) {
+	for i, w := range weights {
+		weights[i] = min(w, 1e300)
+	}
+}
+
 // convolve is the product of two tables by CPU, cut off at the width.
 func convolve(a, b []float64, width int) []float64 {
 	out := make([]float64, min(len(a)+len(b)-1, width))
@@ -224,6 +239,7 @@ func convolve(a, b []float64, width int) []float64 {
 			addShifted(out, b, y, v)
 		}
 	}
+	limit(out)
 	return out
 }
 
@@ -332,5 +348,5 @@ func (t *Table) exact(s *State) float64 {
 		}
 	}
 	return temperature*math.Log(clamp(sum)) - (1-centre)*float64(s.cells)/gpuCells - float64(s.lost)/gpuCells -
-		t.prices.core*float64(t.cpuStep)/1000*float64(s.cpu)/2
+		t.cell()*float64(s.cpu)/2
 }
