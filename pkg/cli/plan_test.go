@@ -272,6 +272,26 @@ func TestPlanDemandFromTheLedger(t *testing.T) {
 	if err != nil || !strings.Contains(text, "nothing beats the last value") || strings.Contains(text, "train") {
 		t.Errorf("of one queue: %v\n%s", err, text)
 	}
+	text, err = run(t, "plan", "demand", "--ledger", path, "--snapshot", aFile(t, classesText), "--bucket", "hour", "--horizon", "1d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"24 hours ahead, from 984 hours of 2026-11-02T01:00:00Z to 2026-12-13T00:00:00Z, of which 48 are missing", "4 GPUs  ", "EUR"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in it:\n%s", want, text)
+		}
+	}
+}
+
+// TestSpotThatIsNotToBeHad: is told.
+func TestSpotThatIsNotToBeHad(t *testing.T) {
+	path := trainLedger(t)
+	for args, want := range map[string]bool{"": true, "--spot-price 1 --currency EUR": false} {
+		out, err := run(t, append([]string{"plan", "demand", "--ledger", path, "--spot-queue", "serve"}, strings.Fields(args)...)...)
+		if err != nil || strings.Contains(out, "no GPUClass of spot nodes has its GPUs") != want {
+			t.Errorf("%q: %v\n%s", args, err, out)
+		}
+	}
 }
 
 // TestPlanDemandFromATrace: jobs count in every bucket that they run in.

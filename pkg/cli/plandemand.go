@@ -374,7 +374,12 @@ func newDemandPlan(h *history, rule demandRule, p prices) (DemandPlan, error) {
 		if err != nil {
 			return DemandPlan{}, fmt.Errorf("class %s: %w", orNone(class), err)
 		}
-		d.Classes = append(d.Classes, newClassDemand(class, f, h, terms, parts, p))
+		c := newClassDemand(class, f, h, terms, parts, p)
+		if len(rule.spot) > 0 && !c.Spot && c.SpotClass == "" && p.spot == 0 {
+			d.Problems = append(d.Problems, fmt.Sprintf(
+				"--spot-queue for class %s: no GPUClass of spot nodes has its GPUs, and --spot-price is not given", orNone(class)))
+		}
+		d.Classes = append(d.Classes, c)
 	}
 	return d, nil
 }
