@@ -15,6 +15,9 @@
 // (the policy says when it has learned something else), and a pod costs the scores of the nodes that changed since a pod
 // of its class came last, and one pass over the scores.
 //
+// Engine "framework" asks a [Scheduler] outside of this package: the real one, see package framework. What arrives and what is
+// measured is the same, and what the scheduler says is checked against the same state.
+//
 // # Protocol
 //
 // Pods arrive one by one and never leave; a pod that has no place is dropped. Which pods arrive in which order is drawn from

@@ -22,5 +22,6 @@
 //     the first of them.
 //   - The scheduler picks at random among nodes of equal total. There are none that matter: plugin GPUFit gives the best hundred
 //     different ranks, and one rank outweighs what all other plugins say.
+//   - Plugin GPUFit computes its strategy within the cycle in which that is due, and not beside the next ones.
 //   - Pods do not preempt: all have the same priority, so that nobody could be evicted, and to find that out takes longest.
 package framework
