@@ -1,8 +1,10 @@
 package gpufit
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,6 +14,7 @@ import (
 
 	"weft.sh/weft/pkg/apis/config"
 	"weft.sh/weft/pkg/fit"
+	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/podspec"
 )
 
@@ -169,5 +172,83 @@ func TestProfilesShareTheStateAndNothingElse(t *testing.T) {
 	// One profile's requests are not the other's mix.
 	if none := (fit.Mix{}); reflect.DeepEqual(packs.learner.learner.Mix(), none) || reflect.DeepEqual(spreads.learner.learner.Mix(), none) {
 		t.Error("a profile has counted nothing")
+	}
+}
+
+func TestTheStrategyIsComputedBesideTheWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLearner(t.Context(), false, &config.GPUFitArgs{Strategy: fit.PotentialName, MixWindow: 64})
+		counted := 0
+		stock := func() *fit.Stock {
+			counted++
+			s := new(fit.Stock)
+			s.Add(nil, 8_000, 8_000)
+			return s
+		}
+		observe := func(n int) {
+			for range n {
+				l.observe(fit.Class{Kind: gpu.Shared, Count: 1, MilliGPU: 500}, stock)
+			}
+		}
+		observe(19)
+		memo := l.current()
+		if _, packs := l.currentStrategy().(fit.BestFit); !packs || counted != 0 {
+			t.Fatalf("after 19 pods the strategy is a %T, and the nodes were counted %d times", l.currentStrategy(), counted)
+		}
+		l.observe(fit.Class{}, nil) // whose nodes nobody knows
+		if counted != 0 {
+			t.Fatal("the nodes were counted without a way to")
+		}
+		observe(1)
+		synctest.Wait()
+		if _, ok := l.currentStrategy().(fit.Potential); !ok || counted != 1 || l.current() == memo {
+			t.Fatalf("the strategy is a %T, the nodes were counted %d times, the old scores are kept: %t", l.currentStrategy(), counted, l.current() == memo)
+		}
+		// One at a time: what is due meanwhile is posed afterwards.
+		l.mu.Lock()
+		l.solving = true
+		l.mu.Unlock()
+		observe(200)
+		if counted != 1 {
+			t.Errorf("the nodes were counted %d times while a solution was on its way", counted)
+		}
+		l.mu.Lock()
+		l.solving = false
+		l.mu.Unlock()
+		observe(1)
+		synctest.Wait()
+		if counted != 2 {
+			t.Errorf("the nodes were counted %d times, want 2", counted)
+		}
+	})
+}
+
+func TestInASimulationTheStrategyIsThereAtOnce(t *testing.T) {
+	l := newLearner(t.Context(), true, &config.GPUFitArgs{Strategy: fit.PotentialName, MixWindow: 64})
+	for range 20 {
+		l.observe(fit.Class{Kind: gpu.Shared, Count: 1, MilliGPU: 500}, func() *fit.Stock { return new(fit.Stock) })
+	}
+	if _, ok := l.currentStrategy().(fit.Potential); !ok {
+		t.Errorf("the strategy is a %T", l.currentStrategy())
+	}
+}
+
+// TestTheStockIsWhatIsLeftOnTheNodes: a cycle whose nodes are shown has the strategy computed from them.
+func TestTheStockIsWhatIsLeftOnTheNodes(t *testing.T) {
+	r := newRig(t, "{}")
+	r.addNode("a", devices("a", "H100", 2)...)
+	r.pl.learner.inline = true
+	nodes, err := handle{rig: r}.SnapshotSharedLister().NodeInfos().List()
+	if err != nil || len(nodes) == 0 {
+		t.Fatalf("%d nodes: %v", len(nodes), err)
+	}
+	for i := range 20 {
+		p := pod(fmt.Sprint("p", i), percent(50))
+		if _, status := r.pl.PreFilter(t.Context(), framework.NewCycleState(), p, nodes); !status.IsSuccess() {
+			t.Fatal(status)
+		}
+	}
+	if _, ok := r.pl.learner.currentStrategy().(fit.Potential); !ok {
+		t.Errorf("the strategy is a %T", r.pl.learner.currentStrategy())
 	}
 }
