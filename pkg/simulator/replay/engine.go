@@ -180,6 +180,7 @@ func (e *engine) simulate(ctx context.Context) error {
 		}
 		at, ok := e.upcoming()
 		if !ok || at > e.in.Start+maxSeconds {
+			e.elapse(max(e.now, e.to)) // nothing happens in the rest of what is measured
 			return nil
 		}
 		e.elapse(at)

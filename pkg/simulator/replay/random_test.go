@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"weft.sh/weft/pkg/fit"
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/quota"
 )
@@ -177,5 +178,44 @@ func TestRandom(t *testing.T) {
 				t.Errorf("%d evictions", evictions)
 			}
 		})
+	}
+}
+
+// TestNothingIsKept replays many jobs, and finds nothing of them that grows with their number.
+func TestNothingIsKept(t *testing.T) {
+	const jobs = 20_000
+	in := &Input{Start: 1_767_571_200, From: 1_767_571_200}
+	for i := range 4 {
+		in.Nodes = append(in.Nodes, Node{Name: fmt.Sprintf("n%d", i), Inventory: inventoryOf("H", 8, 81920)})
+	}
+	in.Queues = []quota.Spec{{Name: "q", Weight: 1, Share: quota.Share{Guaranteed: 8000, Limit: quota.NoLimit}, Budget: &quota.Budget{
+		MilliGPUSeconds: 1 << 40, Period: quota.PeriodDay, Enforcement: quota.Hold,
+	}}, {Name: "r", Weight: 1, Share: quota.Share{Limit: quota.NoLimit}}}
+	request := wholeGPUs(4)
+	in.Jobs = func(yield func(Job, error) bool) {
+		for i := range jobs {
+			j := Job{
+				Name: "job", Queue: []string{"q", "r"}[i%2], At: in.Start + int64(i)*40, Runtime: 100 + int64(i%97), Members: 1 + i%2, Min: 1 + i%2,
+				Request: request, MilliGPU: 4000,
+			}
+			if j.Stated = j.Runtime; !yield(j, nil) {
+				return
+			}
+		}
+	}
+	e, err := newEngine(in, policies[0].Policy, fit.BestFitName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := 0
+	e.after = func() error {
+		most = max(most, len(e.agenda.of)+len(e.wakes)+len(e.running)+len(e.waiting)+len(e.owner)+len(e.holds)+len(e.rests)+len(e.series.points)/100)
+		return nil
+	}
+	if err := e.simulate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e.finished != jobs || most > 500 {
+		t.Errorf("%d of %d jobs ended; as many as %d things were kept", e.finished, jobs, most)
 	}
 }
