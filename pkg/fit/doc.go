@@ -15,7 +15,8 @@
 // # Vocabulary
 //
 // A fragment is idle GPU capacity that a class of requests cannot use. A class is a shape of request with how often it
-// came; the mix is the classes of the recent past.
+// came; the mix is the classes of the recent past. What the default strategy makes of the mix is in package
+// [weft.sh/weft/pkg/potential]; a [Learner] follows the requests and has the strategy that goes with them.
 //
 // The package is pure: same values in, same decision out.
 package fit

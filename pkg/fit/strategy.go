@@ -12,7 +12,8 @@ import (
 type Rating struct {
 	// Node compares nodes, at least 0 and at most [MaxRating]. It is coarse on purpose: placements that differ by less
 	// than a step are equal, and what then decides ([Rank]) packs better than the last digit of an estimate. Measured on
-	// the openb trace, a fragmentation score of 100 steps allocates 95.2 percent, an exact one 94.1.
+	// the openb trace, a fragmentation score of 100 steps allocates 95.2 percent, an exact one 94.1; for the potential,
+	// steps from 1/128 to 1/8192 GPU are the same to 0.05 points.
 	Node int64
 	// GPU compares the GPUs of one node whose Node is equal. Of equal ones the lowest index is taken.
 	GPU int64

@@ -8,10 +8,10 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type GPUFitArgs struct {
 	metav1.TypeMeta
 
-	// Strategy says which placement is best: fragmentation, bestfit or spread.
+	// Strategy says which placement is best: potential, fragmentation, bestfit or spread.
 	Strategy string
-	// MixWindow is the number of most recent requests that the fragmentation strategy takes for typical of those to
-	// come, 16 to 100000.
+	// MixWindow is the number of most recent requests that strategies potential and fragmentation take for typical of
+	// those to come, 16 to 100000.
 	MixWindow int32
 }
 

@@ -10,12 +10,13 @@ type GPUFitArgs struct {
 
 	// Strategy says which placement is best:
 	//
-	//   - fragmentation (default): after which the least idle capacity is of no use to the requests to be expected;
+	//   - potential (default): after which the node is worth most to the requests to be expected, see docs/strategy.md;
+	//   - fragmentation: after which the least idle capacity is of no use to the requests to be expected;
 	//   - bestfit: on the node with the least left, and there on the fullest GPU;
 	//   - spread: on the node, and there on the GPU, with the most left.
 	Strategy *string `json:"strategy,omitempty"`
-	// MixWindow is the number of most recent requests that the fragmentation strategy takes for typical of those to
-	// come, 16 to 100000. Default 2048.
+	// MixWindow is the number of most recent requests that strategies potential and fragmentation take for typical of
+	// those to come, 16 to 100000. Default 2048.
 	MixWindow *int32 `json:"mixWindow,omitempty"`
 }
 
