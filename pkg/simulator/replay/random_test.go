@@ -12,10 +12,7 @@ import (
 
 // sound says what is wrong with the state, nil for nothing. It counts everything anew.
 func (e *engine) sound() error {
-	type load struct {
-		pods             int
-		milliCPU, memory int64
-	}
+	type load struct{ milliCPU, memory int64 }
 	loads, onNodes := make([]load, len(e.nodes)), map[*job]int{}
 	for i := range e.nodes {
 		n := &e.nodes[i]
