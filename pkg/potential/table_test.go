@@ -24,7 +24,6 @@ func cpuOnlyClass(milliCPU int64) Class { return Class{MilliCPU: milliCPU} }
 // apart by order here too.
 type dumb struct {
 	t    *Table
-	cpu  int
 	sum  float64
 	rows []int // cells left of each GPU in use or filled one by one
 }
