@@ -18,8 +18,8 @@ type Reclaim struct {
 	// Least are how much must leave of each group, for the limits above the job: 0 for groups that are for caps alone. A group
 	// for a limit has no cap.
 	Least []int64
-	// groups are by queue; a queue that is missing may not be taken from.
-	groups map[string][]int
+	// groups are by queue; a queue that is missing may not be taken from. ranked are those of the job's queue and of those below it.
+	groups, ranked map[string][]int
 	// known are all queues.
 	known map[string]bool
 	// strangers are the groups of pods of no queue, nil when nothing may be taken from them.
@@ -56,8 +56,11 @@ func (b *Book) Reclaim(j Job, lingering ...Claim) Reclaim {
 	if need == 0 {
 		return r
 	}
-	caps, groups, strangers := reclaim(stakes, own, need)
-	r = Reclaim{Caps: caps, Least: make([]int64, len(caps)), groups: map[string][]int{}, known: map[string]bool{}, strangers: strangers}
+	caps, groups, ranked, strangers := reclaim(stakes, own, need)
+	r = Reclaim{
+		Caps: caps, Least: make([]int64, len(caps)), groups: map[string][]int{}, ranked: map[string][]int{}, known: map[string]bool{},
+		strangers: strangers,
+	}
 	stay := make([]int64, len(stakes))
 	for i := range lingering {
 		for x := slices.Index(names, lingering[i].Queue); x >= 0; x = stakes[x].parent {
@@ -74,16 +77,17 @@ func (b *Book) Reclaim(j Job, lingering ...Claim) Reclaim {
 	r.most = mostOf(stakes, over, caps, groups)
 	for i, name := range names {
 		r.known[name] = true
-		if groups[i] == nil {
-			continue
-		}
-		of := slices.Clone(groups[i])
+		of := []int{}
 		for k, x := range over {
 			if within(stakes, i, x) {
 				of = append(of, r.limits[k])
 			}
 		}
-		r.groups[name] = of
+		if groups[i] != nil {
+			r.groups[name] = append(of, groups[i]...)
+		} else if ranked[i] != nil {
+			r.ranked[name] = append(of, ranked[i]...)
+		}
 	}
 	return r
 }
@@ -128,8 +132,12 @@ func within(stakes []stake, queue, above int) bool {
 	return queue == above
 }
 
-// Limits are the groups that pods of the job's own queue, and of those below it, count in: each limit that is in the way.
-func (r *Reclaim) Limits() []int { return r.limits }
+// Ranked are the groups that a pod counts in that may leave because of its priority, and false for those of queues among which priority
+// does not decide: it does within the job's own queue, and below it about what queues have above their guarantees.
+func (r *Reclaim) Ranked(queue string) (groups []int, ok bool) {
+	groups, ok = r.ranked[queue]
+	return groups, ok
+}
 
 // Obtainable reports whether limits alone are in the way of the job, and enough of what runs below them may leave for it: what others
 // have borrowed of what is guaranteed to the job's queue or to one above and, unless nobody is to leave by priority, what its own queue
@@ -164,7 +172,7 @@ func (b *Book) Obtainable(j Job, preempts bool) bool {
 
 // Groups are the indices of the caps that count for a pod of that queue, and false when nothing may be taken from it. A pod
 // of no queue, or of one that does not exist any more, is a borrower of all that it has. Pods of the job's own queue, and of
-// those below it, are for priority to decide among: they count in Limits alone.
+// those below it, are for priority to decide among; see Ranked.
 func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
 	groups = r.groups[queue]
 	if !r.known[queue] {
@@ -179,8 +187,9 @@ func (r *Reclaim) Groups(queue string) (groups []int, ok bool) {
 // The rule for a pod: let x be the queue above the job, or its own, right below the one where the ways up from the two meet.
 // With what can be taken inside of x, the job stays within what x is guaranteed. Where that takes something from inside of
 // x, no more is taken from outside than x lacks now; the rest must then come from inside. From each queue on the pod's side,
-// up to where the ways meet, no more is taken than it has above its guarantee.
-func reclaim(stakes []stake, own int, need int64) (caps []int64, groups [][]int, strangers []int) {
+// up to where the ways meet, no more is taken than it has above its guarantee. That holds for those below the job's own queue too,
+// which ranked is of: there priority decides who leaves.
+func reclaim(stakes []stake, own int, need int64) (caps []int64, groups, ranked [][]int, strangers []int) {
 	lent := lendings(stakes)
 	level := make([]int, len(stakes)) // 1 + how far above own, 0 for those that are not
 	var outside [][]int               // by level: the groups of all pods outside of it, nil when nothing may be taken there
@@ -212,7 +221,7 @@ func reclaim(stakes []stake, own int, need int64) (caps []int64, groups [][]int,
 			inside = plus(inside, min(sum, most))
 		}
 	}
-	groups = make([][]int, len(stakes))
+	groups, ranked = make([][]int, len(stakes)), make([][]int, len(stakes))
 	capOf := make([]int, len(stakes)) // 1 + the index
 	for i := range stakes {
 		side, y := []int{}, i
@@ -232,13 +241,20 @@ func reclaim(stakes []stake, own int, need int64) (caps []int64, groups [][]int,
 		if y >= 0 {
 			meet = level[y] - 1
 		}
-		if side == nil || meet == 0 || outside[meet-1] == nil {
+		if side == nil {
+			continue
+		}
+		if meet == 0 {
+			ranked[i] = side
+			continue
+		}
+		if outside[meet-1] == nil {
 			continue
 		}
 		groups[i] = append(side, outside[meet-1]...)
 		slices.Sort(groups[i])
 	}
-	return caps, groups, outside[len(outside)-1]
+	return caps, groups, ranked, outside[len(outside)-1]
 }
 
 // lendings is, by stake, how much can be taken of what the subtree has if no guarantee in it suffers.

@@ -130,7 +130,7 @@ func TestReclaimOnAllSmallTrees(t *testing.T) {
 		lots++
 		for own := range l.stakes {
 			for need := int64(1); need <= 4; need++ {
-				caps, groups, strangers := reclaim(l.stakes, own, need)
+				caps, groups, _, strangers := reclaim(l.stakes, own, need)
 				within := slices.ContainsFunc(l.up(own), func(x int) bool { return l.stakes[x].running+need <= l.stakes[x].Guaranteed })
 				jobs++
 				most := int64(0)

@@ -150,8 +150,8 @@ func (pl *Plugin) spared(nodes []fwk.NodeInfo, of rights) *spared {
 	}
 	for _, n := range nodes {
 		for _, p := range n.GetPods() {
-			_, _, _, ranked := of(p.GetPod())
-			s.others[p.GetPod().UID] = !ranked
+			groups, _, _, ranked := of(p.GetPod())
+			s.others[p.GetPod().UID] = !ranked || len(groups) > 0 // DefaultPreemption knows no caps
 		}
 	}
 	return s

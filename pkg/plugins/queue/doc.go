@@ -52,7 +52,7 @@
 // # Reclaim
 //
 // When there is no room for a job, plugin Gang asks who may leave for it ([State.Reclaim]). Where there are queues, priority decides within a
-// queue and those below it only; between queues the guarantee does: what others have borrowed is taken back for a job that stays within
+// queue only, and below it about what queues there have above their guarantees; between queues the guarantee does: what others have borrowed is taken back for a job that stays within
 // the guarantee of its queue, or of one above, whatever the priorities, gangs as a whole, with the fewest lost hours. A queue never
 // loses more than it has above its guarantee, but that a gang which holds some of both leaves whole. Pods of no queue are borrowers of all that
 // they have. What is promised to jobs whose victims are still leaving counts as done ([State.Promise]), so that several jobs at once

@@ -16,8 +16,8 @@ import (
 // when their queue is guaranteed what the pod's has borrowed, whatever the priorities, and then in which groups it counts, and how much;
 // ranked when priority decides. of is nil where there are no queues and for pods without GPUs: then priority decides about all.
 //
-// Priority decides within a queue and those below it, and about pods without GPUs. Between queues it does not: who was preempted
-// within its guarantee could reclaim what it lost, and so on for ever.
+// Priority decides within a queue, below it about what queues have above their guarantees, and about pods without GPUs. Between queues it
+// does not: who was preempted within its guarantee could reclaim what it lost, and so on for ever.
 func (s *State) Reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of func(*v1.Pod) (groups []int, milliGPU int64, owed, ranked bool)) {
 	if !s.active.Load() || len(pods) == 0 {
 		return caps, nil
@@ -40,7 +40,6 @@ func (s *State) Reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of func(*v1.Po
 		return caps, func(p *v1.Pod) ([]int, int64, bool, bool) { return nil, 0, false, !holdsGPUs(p) }
 	}
 	r := s.reclaim(job, leaving, told)
-	below := map[string]bool{} // by queue: whether it is ours or below ours
 	return gang.Caps{MilliGPU: r.Caps, Least: r.Least}, func(p *v1.Pod) ([]int, int64, bool, bool) {
 		if !holdsGPUs(p) {
 			return nil, 0, false, true
@@ -49,15 +48,10 @@ func (s *State) Reclaim(pods, leaving []*v1.Pod) (caps gang.Caps, of func(*v1.Po
 		if groups, ok := r.Groups(queue); ok {
 			return groups, s.milliGPU(p), true, false
 		}
-		ours, known := below[queue]
-		if !known {
-			ours = queue == own || slices.Contains(set.Tree().Path(queue), own)
-			below[queue] = ours
+		if groups, ok := r.Ranked(queue); ok {
+			return groups, s.milliGPU(p), false, true
 		}
-		if !ours {
-			return nil, 0, false, false
-		}
-		return r.Limits(), s.milliGPU(p), false, true
+		return nil, 0, false, own == "" && queue == ""
 	}
 }
 

@@ -223,10 +223,11 @@ func (e *engine) units(j *job) (units []gang.Unit, caps gang.Caps, of []*job) {
 	for _, o := range e.bySeq() {
 		groups, owed := rights.Groups(o.Queue)
 		if !owed {
-			groups = rights.Limits()
-			if o.Priority >= j.Priority || o.Queue != j.Queue && !slices.Contains(e.tree.Path(o.Queue), j.Queue) {
+			ranked, ok := rights.Ranked(o.Queue)
+			if !ok || o.Priority >= j.Priority {
 				continue
 			}
+			groups = ranked
 		}
 		lost := gang.LostWork(o.MilliGPU, time.Unix(o.started, 0), time.Time{}, now)
 		add := func(surplus bool, from, to int) {
