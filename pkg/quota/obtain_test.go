@@ -143,11 +143,13 @@ func TestObtainable(t *testing.T) {
 		},
 		"those of lower priority of its own queue": {
 			[]Claim{{Queue: "c", MilliGPU: 1000}, {Queue: "c", MilliGPU: 1000, Priority: 5}},
-			Job{{ID: "j", Queue: "c", MilliGPU: 1000, Priority: 5}}, false, true,
+			Job{{ID: "j", Queue: "c", MilliGPU: 1000, Priority: 5}},
+			false, true,
 		},
 		"only as many as there are": {
 			[]Claim{{Queue: "c", MilliGPU: 1000}, {Queue: "c", MilliGPU: 1000, Priority: 5}},
-			Job{{ID: "j", Queue: "c", MilliGPU: 2000, Priority: 5}}, false, false,
+			Job{{ID: "j", Queue: "c", MilliGPU: 2000, Priority: 5}},
+			false, false,
 		},
 		"nobody by priority who preempts nobody": {
 			[]Claim{{Queue: "c", MilliGPU: 2000}}, Job{{ID: "j", Queue: "c", MilliGPU: 1000, Priority: 5}}, true, false,
