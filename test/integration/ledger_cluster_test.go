@@ -232,12 +232,14 @@ func TestLedgerOnACluster(t *testing.T) {
 		c.delete("short")
 	})
 	t.Run("a budget that runs out is told, and its gang leaves whole", func(t *testing.T) {
-		c.queue("drains", "budget: {gpuHours: 10m, period: None, enforcement: Drain, drainGraceSeconds: 6}") // 36 seconds of a GPU
+		c.queue("drains", "budget: {gpuHours: 334m, period: None, enforcement: Drain, drainGraceSeconds: 6}") // 1202 seconds of a GPU
 		c.group("train", 2, nil)
 		for i := range 2 {
-			c.create(charged(fmt.Sprint("train-", i), "drains", "18s", memberOf("train")))
+			c.create(charged(fmt.Sprint("train-", i), "drains", "10m", memberOf("train")))
 		}
 		c.started("train", 2, time.Minute)
+		// 36 seconds of a GPU: who keeps to his time uses up only a budget that is made smaller.
+		c.queue("drains", "budget: {gpuHours: 10m, period: None, enforcement: Drain, drainGraceSeconds: 6}")
 		c.create(charged("after", "drains", "18s"))
 		c.heldBack("after", "OverBudget")
 		eventually(t, time.Minute, func() string { // pods that are done or wait
