@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,6 +36,8 @@ type Source struct {
 	Now           time.Time
 	SchedulerName string
 	Levels        []string
+	// PageSize is how many objects are asked for at a time; 0 is 500, as many as kubectl asks for.
+	PageSize int64
 	// Progress is told what and how many so far; nil for nobody.
 	Progress func(what string, n int)
 }
@@ -60,8 +63,8 @@ type Options struct {
 	Names *Names
 }
 
-// pageSize is the number of objects asked for at a time, kubectl's own.
-const pageSize = 500
+// defaultPageSize is the number of objects asked for at a time, and how often progress is told.
+const defaultPageSize = 500
 
 // Take reads the cluster and writes its document, object by object: of pods no more than a few pages are held in memory, of GPUs those of
 // all nodes. What a cluster does not serve it has none of. left says what could not be read and is not in it. After an error what was
@@ -102,7 +105,7 @@ func (t *taker) head() {
 // each calls add for every object of a list, page by page, in the order of the API server. What is not served has none.
 func each[T any](ctx context.Context, t *taker, what, group string, opts metav1.ListOptions, page pager.ListPageFunc, add func(T) error) error {
 	p := pager.New(page)
-	p.PageSize = pageSize
+	p.PageSize = cmp.Or(t.PageSize, defaultPageSize)
 	p.PageBufferSize = 2
 	n := 0
 	err := p.EachListItem(ctx, opts, func(object runtime.Object) error {
@@ -110,7 +113,7 @@ func each[T any](ctx context.Context, t *taker, what, group string, opts metav1.
 		if !ok {
 			return fmt.Errorf("the API server answered with a %T", object)
 		}
-		if n++; n%pageSize == 0 && t.Progress != nil {
+		if n++; n%defaultPageSize == 0 && t.Progress != nil {
 			t.Progress(what, n)
 		}
 		return add(o)

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,14 +24,11 @@ import (
 	"weft.sh/weft/pkg/snapshot"
 )
 
-// TestSnapshot: a snapshot of a cluster with MIG, shares, a gang and queues, of more than one page of pods, says of its GPUs what weft top
+// TestSnapshot: a snapshot of a cluster with MIG, shares, a gang and queues says of its GPUs what weft top
 // says, has nothing of what runs in pods, and plans are made from it.
 func TestSnapshot(t *testing.T) {
 	const secret = "hunter2"
 	c := newCommandLine(t)
-	fast := c.cp.AdminConfig()
-	fast.QPS, fast.Burst = 5000, 5000
-	c.client = clientset(t, fast)
 	c.namespace("ml")
 	partitioned := h100s("b1", 2)
 	table, _ := mig.TableByProduct(partitioned[1].Product)
@@ -70,7 +69,7 @@ func TestSnapshot(t *testing.T) {
 	for i := range 2 {
 		pod(fmt.Sprintf("large-%d", i), podspec.ResourceGPU, 4, "", "", map[string]string{podspec.LabelQueue: "research", podspec.LabelPodGroup: "large"})
 	}
-	const others = 520 // pages have 500
+	const others = 10
 	for i := range others {
 		c.pod(fmt.Sprintf("other-%d", i), corev1.ResourceCPU, 1, "", "")
 	}
@@ -108,6 +107,21 @@ func TestSnapshot(t *testing.T) {
 			}
 		})
 	}
+	t.Run("in pages of two", func(t *testing.T) {
+		source := snapshot.Source{
+			Client: c.client, Dynamic: dynamicClient(t, c.cp.AdminConfig()), Now: time.Now(), SchedulerName: "weft", Levels: cli.DefaultTopologyLevels(),
+		}
+		var whole, paged strings.Builder
+		for _, to := range []*strings.Builder{&whole, &paged} {
+			if _, err := snapshot.Take(t.Context(), source, to, snapshot.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			source.PageSize = 2
+		}
+		if diff := cmp.Diff(whole.String(), paged.String()); diff != "" {
+			t.Errorf("(-at once +in pages):\n%s", diff)
+		}
+	})
 	t.Run("what if", func(t *testing.T) {
 		c := c.in(t)
 		path := filepath.Join(t.TempDir(), "cluster.json")
