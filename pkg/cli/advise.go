@@ -2,12 +2,9 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"weft.sh/weft/pkg/snapshot"
 )
 
 // newAdvise is the command that has those which propose something to an administrator.
@@ -59,7 +56,7 @@ nvidia-smi, whose steps are shown.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.output, "output", "o", "", "json or yaml; the default is for people")
 	f.BoolVar(&o.annotate, "annotate", false, "Print the entries of mig-parted's configuration, and the label of each node, for mig-manager")
-	f.StringVar(&o.snapshot, "snapshot", "", "A file of weft snapshot, instead of the cluster")
+	f.StringVar(&o.snapshot, "snapshot", "", "A file of weft snapshot, instead of the cluster; - is the standard input")
 	complete(cmd, "output", "json", "yaml")
 	return cmd
 }
@@ -81,12 +78,7 @@ func (o *adviseMIGOptions) run(cmd *cobra.Command, s *shell) error {
 
 func (o *adviseMIGOptions) read(cmd *cobra.Command, s *shell) (Objects, error) {
 	if o.snapshot != "" {
-		file, err := os.Open(o.snapshot)
-		if err != nil {
-			return Objects{}, err
-		}
-		defer file.Close()
-		_, objects, err := snapshot.Read(file, o.snapshot)
+		_, objects, err := s.readSnapshot(o.snapshot)
 		if err != nil {
 			return Objects{}, err
 		}

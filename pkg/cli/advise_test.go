@@ -11,14 +11,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	schedv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 	"sigs.k8s.io/yaml"
 
+	"weft.sh/weft/pkg/apis/weft/v1alpha1"
 	"weft.sh/weft/pkg/gpu"
 	"weft.sh/weft/pkg/inventory"
 	"weft.sh/weft/pkg/mig"
+	"weft.sh/weft/pkg/snapshot"
 )
 
 // divided is the scenario with GPUs in MIG mode whose instances are made by hand: by node and index, as in an assignment.
@@ -67,10 +74,10 @@ pod ml/half-2 main=nvidia.com/mig-3g.40gb:1
 `
 )
 
+var adviceGeometry = map[string]map[int]string{"a": {0: sevenOnes, 1: sevenOnes}, "b": {0: "2g.20gb@0:2 2g.20gb@2:2"}}
+
 func adviceExample(t *testing.T) MIGAdvice {
-	return NewMIGAdvice(divided(t, adviceCluster, map[string]map[int]string{
-		"a": {0: sevenOnes, 1: sevenOnes}, "b": {0: "2g.20gb@0:2 2g.20gb@2:2"},
-	}), DefaultSchedulerName)
+	return NewMIGAdvice(divided(t, adviceCluster, adviceGeometry), DefaultSchedulerName)
 }
 
 func TestMIGAdvice(t *testing.T) {
@@ -329,5 +336,50 @@ func TestAdviseMIGErrors(t *testing.T) {
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", args, err, want)
 		}
+	}
+}
+
+// TestAdviseMIGOfASnapshot: a file of weft snapshot gets the advice that the cluster would.
+func TestAdviseMIGOfASnapshot(t *testing.T) {
+	o := divided(t, adviceCluster, adviceGeometry)
+	var objects []runtime.Object
+	for _, n := range o.Nodes {
+		objects = append(objects, n)
+	}
+	for _, s := range o.Slices {
+		objects = append(objects, s)
+	}
+	for _, p := range o.Pods {
+		objects = append(objects, p)
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, schedv1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := snapshot.Source{
+		Client: fake.NewClientset(objects...), Dynamic: dynamicfake.NewSimpleDynamicClient(scheme), Now: time.Unix(1_795_248_000, 0), SchedulerName: "weft",
+	}
+	var text bytes.Buffer
+	if _, err := snapshot.Take(t.Context(), source, &text, snapshot.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "cluster.json")
+	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var want bytes.Buffer
+	if err := annotate(&want, adviceExample(t)); err != nil {
+		t.Fatal(err)
+	}
+	streams, _, out, _ := genericiooptions.NewTestIOStreams()
+	cmd := NewCommand("weft", streams)
+	cmd.SetArgs([]string{"advise", "mig", "--annotate", "--snapshot", file})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.String(), out.String()); diff != "" {
+		t.Errorf("of the cluster and of its snapshot (-want +got):\n%s", diff)
 	}
 }

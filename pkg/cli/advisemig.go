@@ -257,7 +257,7 @@ func geometryOf(n *v1.Node, c *cluster.Node, i int) (g mig.Geometry, ids map[str
 		return g, nil, "it is unhealthy"
 	case n.Spec.Unschedulable:
 		return g, nil, "the node is cordoned"
-	case !ready(n):
+	case notReady(n):
 		return g, nil, "the node is not ready"
 	case len(c.Withheld.Profiles)+c.Withheld.GPUs > 0:
 		return g, nil, "pods of the node hold GPUs or instances, and nobody knows which"
@@ -283,6 +283,11 @@ func geometryOf(n *v1.Node, c *cluster.Node, i int) (g mig.Geometry, ids map[str
 		ids[p.Name] = p.ID
 	}
 	return mig.Geometry{Legal: offer, Exist: d.Instances, Used: d.Used}, ids, ""
+}
+
+// notReady reports whether the node says so. A snapshot does not keep what it says, but the taint that comes with it.
+func notReady(n *v1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c v1.NodeCondition) bool { return c.Type == v1.NodeReady && c.Status != v1.ConditionTrue })
 }
 
 // onDemand reports whether the instances are alternatives, and not ones that exist.

@@ -119,7 +119,7 @@ func waiting(d Demand, free []gpu.Instance) (sum int) {
 func TestRepartitionOfRandomClusters(t *testing.T) {
 	r := rand.New(rand.NewSource(5))
 	helped, changed, best, tries := 0, 0, 0, 0
-	for range 700 {
+	for range 300 {
 		tables := Tables()
 		table := tables[r.Intn(len(tables))]
 		offer := offerOf(t, table.Name)
@@ -200,11 +200,11 @@ func TestRepartitionOfRandomClusters(t *testing.T) {
 			t.Errorf("%v on %+v: %d of those who wait are served, %d could be", d, gpus, is, most)
 		}
 	}
-	if helped < 200 || changed < helped {
-		t.Errorf("%d of 700 plans helped, %d changed anything: too few to tell anything", helped, changed)
+	if helped < 90 || changed < helped {
+		t.Errorf("%d of 300 plans helped, %d changed anything: too few to tell anything", helped, changed)
 	}
 	if best < tries {
 		t.Errorf("%d of %d plans are the best", best, tries)
 	}
-	t.Logf("%d of 700 plans changed something, %d served more of those who wait; %d of %d were the best there is", changed, helped, best, tries)
+	t.Logf("%d of 300 plans changed something, %d served more of those who wait; %d of %d were the best there is", changed, helped, best, tries)
 }
