@@ -318,3 +318,56 @@ func TestAGuaranteeIsTakenBackOnACluster(t *testing.T) {
 	}
 	c.neverPartial()
 }
+
+// TestAGuaranteeBelowALimitIsTakenBackOnACluster: GPUs are idle, and all that the limit of the queue above allows is borrowed: who is
+// guaranteed some of it gets it, with a scheduler that is killed while the borrowers leave, and nobody looks unschedulable.
+func TestAGuaranteeBelowALimitIsTakenBackOnACluster(t *testing.T) {
+	c := startCluster(t, "h100=3")
+	stop := c.unschedulable()
+	c.startScheduler()
+	c.queue("org", "gpus: {guaranteed: 16, limit: 16}")
+	c.queue("dept", "{parent: org, gpus: {guaranteed: 8}}")
+	c.queue("owner", "{parent: dept, gpus: {guaranteed: 8}}")
+	c.queue("lent", "{parent: org, gpus: {guaranteed: 8}}")
+	in := func(queue string) (bound int) {
+		for _, p := range c.pods() {
+			if p.Labels[podspec.LabelQueue] == queue && p.Spec.NodeName != "" && p.DeletionTimestamp == nil {
+				bound++
+			}
+		}
+		return bound
+	}
+	for i := range 20 {
+		c.create(charged(fmt.Sprint("lent-", i), "lent", ""))
+	}
+	eventually(t, 30*time.Second, func() string {
+		if n := in("lent"); n != 16 {
+			return fmt.Sprintf("%d pods are bound of 16 that may borrow", n)
+		}
+		return ""
+	})
+	c.group("train", 7, nil)
+	for i := range 7 {
+		c.create(charged(fmt.Sprint("train-", i), "owner", "", memberOf("train")))
+	}
+	eventually(t, 20*time.Second, func() string {
+		if in("lent") == 16 {
+			return "nobody leaves"
+		}
+		return ""
+	})
+	c.scheduler.Kill()
+	c.startScheduler()
+	c.started("train", 7, 30*time.Second)
+	c.create(charged("single", "owner", ""))
+	c.bound("single")
+	if n := in("lent"); n != 8 {
+		t.Errorf("%d pods of the other queue are left, want the 8 that are guaranteed to it", n)
+	}
+	c.create(charged("more", "owner", "")) // above the guarantee: nobody leaves for it
+	c.heldBack("more", "OverLimit", "queue org has 0 GPUs left of 16")
+	c.neverPartial()
+	for _, who := range stop() {
+		t.Errorf("an autoscaler would buy a node for %s", who)
+	}
+}
