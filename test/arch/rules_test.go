@@ -19,9 +19,11 @@ var core = map[string][]string{
 	"nvlink":  {"gpu"},
 	"quota":   {"gpu"},
 	"cluster": {"gpu", "mig", "nvlink", "quota"},
-	"fit":     {"gpu", "mig", "nvlink", "quota", "cluster"},
+	"fit":     {"gpu", "mig", "nvlink", "quota", "cluster", "potential"},
 	"cache":   {"gpu", "mig", "nvlink", "quota", "cluster"},
 	"gang":    {"gpu", "mig", "nvlink", "quota", "cluster", "fit"},
+	// What a node is worth to the requests that are expected: strategies of fit rate by it, and it knows none of them.
+	"potential": {"gpu"},
 	// The node agent's half of the core: what it gives out and whether a GPU is fit to be. Neither sees how the scheduler decides.
 	"slot":   {"gpu", "mig", "cluster"},
 	"health": {"gpu"},

@@ -110,10 +110,10 @@ func TestErrors(t *testing.T) {
 		"jobs.csv": jobList + "2017-09-04 10:30:41,-5,8,57600,a\n", "cpu.csv": "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np,1,1,0,0\n",
 	})
 	tests := map[string]struct{ args, want string }{
-		"no lists":           {"openb", `required flag(s) "nodes", "pods" not set`},
-		"no such list":       {"openb --nodes none.csv --pods pods.csv", "open none.csv: no such file"},
-		"a policy":           {"openb --nodes nodes.csv --pods pods.csv --policy best", `--policy: policy "best": want all or some of random, dotprod`},
-		"an engine":          {"openb --nodes nodes.csv --pods pods.csv --engine real", `--engine is "real": want core or framework`},
+		"no lists":     {"openb", `required flag(s) "nodes", "pods" not set`},
+		"no such list": {"openb --nodes none.csv --pods pods.csv", "open none.csv: no such file"},
+		"a policy":     {"openb --nodes nodes.csv --pods pods.csv --policy best", `--policy: policy "best": want all or some of random, dotprod`},
+		"an engine":    {"openb --nodes nodes.csv --pods pods.csv --engine real", `--engine is "real": want core or framework`},
 		"an engine's policy": {
 			"openb --nodes nodes.csv --pods pods.csv --engine framework --policy default,fgd",
 			"--policy has fgd: engine framework runs the plugin itself, want default alone",
