@@ -185,3 +185,22 @@ func TestReclaimWithPodsThatLinger(t *testing.T) {
 		t.Errorf("%d may be taken and %d must be, want 1000 and 2000", most, least)
 	}
 }
+
+// Priority decides within the job's queue and, of those below it, about what they have above their guarantees; for a job of no queue among
+// those of none.
+func TestRanked(t *testing.T) {
+	b := bookOf(t, []Spec{q("org", "", 8, 0), q("lean", "org", 4, 0), q("fat", "org", 2, 0), q("other", "", 0, 0)},
+		Claim{Queue: "lean", MilliGPU: 4000}, Claim{Queue: "fat", MilliGPU: 5000}, Claim{Queue: "other", MilliGPU: 1000})
+	for _, of := range []string{"org", ""} {
+		r := b.Reclaim(Job{{ID: "j", Queue: of, MilliGPU: 1000}})
+		for queue, want := range map[string]bool{"org": of == "org", "lean": false, "fat": of == "org", "other": false, "": of == ""} {
+			groups, ok := r.Ranked(queue)
+			if ok != want {
+				t.Errorf("a pod of queue %q may leave by priority for one of %q: %t, want %t", queue, of, ok, want)
+			}
+			if queue == "fat" && ok && (len(groups) != 1 || r.Caps[groups[0]] != 3000) {
+				t.Errorf("of queue fat %v of %v may leave, want 3000", groups, r.Caps)
+			}
+		}
+	}
+}

@@ -45,6 +45,7 @@ func (b *Book) Reclaim(j Job, lingering ...Claim) Reclaim {
 	names, stakes := b.stakes(nil)
 	own := slices.Index(names, queue)
 	if own < 0 {
+		r.ranked = map[string][]int{queue: {}} // of no queue: priority decides among those of none
 		return r
 	}
 	need := int64(0)
