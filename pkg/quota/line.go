@@ -20,9 +20,10 @@ const (
 //
 // Where nobody knows when that will be, for too little of what runs says when it ends, those behind go ahead for ten minutes, and are
 // held back for the next ten; then they go ahead for 20 minutes and are held back for 40, and so on: so the large job starts if what is
-// ahead of it ends at all, and one that never can start does not stop its queue. A guarantee does not exempt: it is the queue's.
+// ahead of it ends at all, and one that never can start does not stop its queue. Behind one that needs more than its queues are guaranteed
+// those need not wait that a guarantee is enough for: a guarantee waits for nobody who borrows.
 //
-// The cost grows with the jobs, and with the claims below a limit that a job waits for.
+// The cost grows with the jobs, and in each queue with the claims below the limits that its first job waits for.
 func (b *Book) Behind(waiting []Job) []bool {
 	behind, lines := make([]bool, len(waiting)), map[string][]int{}
 	f := filling{contest: contest{bids: make([]bid, len(waiting))}}
@@ -39,7 +40,7 @@ func (b *Book) Behind(waiting []Job) []bool {
 	}
 	for _, line := range lines {
 		slices.SortFunc(line, f.order)
-		by, waits := int64(0), false
+		by, waits, borrows, asked := int64(0), false, false, false
 		for _, i := range line {
 			j := waiting[i]
 			var d demand
@@ -47,13 +48,24 @@ func (b *Book) Behind(waiting []Job) []bool {
 			switch {
 			case d.milliGPU.zero(): // it has what it needs already
 			case waits:
-				behind[i] = b.endOf(j) > by
-			case b.Admit(j).Reason == OverLimit && b.AdmitBeyondLimits(j).OK():
+				behind[i] = b.endOf(j) > by && !(borrows && b.entitled(j, &d))
+			case !asked && b.Admit(j).Reason == OverLimit && b.AdmitBeyondLimits(j).OK():
 				by, waits = b.roomAt(j, f.bids[i].queued)
+				borrows, asked = !b.entitled(j, &d), true
 			}
 		}
 	}
 	return behind
+}
+
+// entitled reports whether a guarantee, of its queue or of one above, is enough for the job beside what runs there.
+func (b *Book) entitled(j Job, d *demand) bool {
+	for q := b.queues[j[0].Queue]; q != nil; q = q.parent {
+		if plus(q.running.value(), d.milliGPU.value()) <= q.share.Guaranteed {
+			return true
+		}
+	}
+	return false
 }
 
 // endOf is when the job ends if it starts now, NoLimit when nobody knows.

@@ -177,3 +177,30 @@ func TestALargeJobDoesNotStarveBelowALimit(t *testing.T) {
 		}
 	}
 }
+
+// TestAGuaranteeDoesNotWaitInLine: a sibling always has as much as the first in the line would need above the guarantee of the queue, and
+// says when its jobs end. Who is within the guarantee does not wait for that.
+func TestAGuaranteeDoesNotWaitInLine(t *testing.T) {
+	now := int64(1_700_000_000)
+	tree, _ := NewTree([]Spec{
+		{Name: "parent", Weight: 1, Share: Share{Guaranteed: 16_000, Limit: 16_000}},
+		{Name: "queue", Parent: "parent", Weight: 1, Share: Share{Guaranteed: 8_000, Limit: 16_000}},
+		{Name: "sibling", Parent: "parent", Weight: 1, Share: Share{Guaranteed: 8_000, Limit: 12_000}},
+	})
+	b := NewBook()
+	b.SetTree(tree)
+	b.Advance(now)
+	b.Set(Claim{ID: "others", Queue: "sibling", MilliGPU: 12_000, Runtime: 3600, Start: now})
+	first := Job{{ID: "first", Queue: "queue", MilliGPU: 12_000, Queued: now}}
+	within := Job{{ID: "within", Queue: "queue", MilliGPU: 4_000, Queued: now + 1}}
+	above := Job{{ID: "above", Queue: "queue", MilliGPU: 9_000, Queued: now + 2}}
+	if diff := cmp.Diff([]bool{false, false, true}, b.Behind([]Job{first, within, above})); diff != "" {
+		t.Errorf("who has to wait (-want +got):\n%s", diff)
+	}
+	// The first of those that the guarantee is enough for is waited for by all.
+	first[0].MilliGPU = 8_000
+	b.Set(Claim{ID: "mine", Queue: "parent", MilliGPU: 1_000, Runtime: 3600, Start: now})
+	if diff := cmp.Diff([]bool{false, true}, b.Behind([]Job{first, within})); diff != "" {
+		t.Errorf("who has to wait for a guarantee (-want +got):\n%s", diff)
+	}
+}

@@ -86,7 +86,7 @@ func (s *State) reserve(pod *v1.Pod, on *v1.Node) error {
 	s.hold(id.gang, pod.UID, required)
 	for i := len(required); i < len(claims); i++ {
 		// Who gets none here is asked about again at PreBind: if it were refused now, the plan of all could be undone.
-		if one := claims[i : i+1]; s.book.Admit(one).OK() {
+		if one := claims[i : i+1]; s.admit(one).OK() {
 			s.hold(id.gang, pod.UID, one)
 		}
 	}

@@ -75,7 +75,7 @@ func (s *State) reclaim(job quota.Job, leaving, told []*v1.Pod) quota.Reclaim {
 		take(p)
 	}
 	for _, p := range told {
-		if c, ok := take(p); ok {
+		if c, ok := take(p); ok && c.End == 0 { // one that ended takes no room
 			lingering = append(lingering, c)
 		}
 	}

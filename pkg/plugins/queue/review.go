@@ -376,8 +376,8 @@ func (s *State) turns() {
 	c := quota.Contest{Capacity: capacity, Idle: idle}
 	var jobs []*job
 	for _, j := range s.jobs {
-		if !j.eligible || s.inFlight(j) {
-			continue
+		if !j.eligible || s.inFlight(j) || s.inLine(j) && j.line == denied {
+			continue // one that its own queue holds back takes nothing
 		}
 		if !j.given.IsZero() && now.Sub(j.given) > turnPatience {
 			j.absent = true

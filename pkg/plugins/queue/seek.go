@@ -50,8 +50,16 @@ func (s *State) seek() {
 		return
 	}
 	candidates := s.limitedJobs()
+	// Who comes after those that a review had no time for would else never be looked at.
+	names := slices.Sorted(maps.Keys(candidates))
+	next, _ := slices.BinarySearch(names, s.nextSought)
+	s.nextSought = ""
 	left := seekMostAll
-	for _, queue := range slices.Sorted(maps.Keys(candidates)) {
+	for _, queue := range slices.Concat(names[next:], names[:next]) {
+		if left == 0 {
+			s.nextSought = queue
+			break
+		}
 		jobs := candidates[queue]
 		for _, j := range jobs[:min(len(jobs), seekMost, left)] {
 			left--
@@ -76,7 +84,7 @@ func (s *State) limitedJobs() map[string][]*job {
 			j.seeker, j.looked = "", false
 			continue
 		}
-		if j.seeker != "" && now.Sub(j.since) < turnPatience {
+		if j.seeker != "" && now.Sub(j.since) < s.patienceWith(j.seeker) {
 			busy[j.queue] = true
 		} else if j.seeker = ""; !now.Before(j.rest) && !now.Before(s.resting[j.queue]) && !s.promisedTo(j) {
 			out[j.queue] = append(out[j.queue], j)
@@ -87,6 +95,15 @@ func (s *State) limitedJobs() map[string][]*job {
 		slices.SortFunc(jobs, compareJobs)
 	}
 	return out
+}
+
+// patienceWith is how long a seeker may take to its cycle: longer where it is on its way, for then others are ahead of it in the
+// scheduler's queue. The lock is held.
+func (s *State) patienceWith(seeker types.UID) time.Duration {
+	if w := s.waiting[seeker]; w != nil && !w.gated {
+		return seekRestMost
+	}
+	return turnPatience
 }
 
 // compareJobs is the order within a queue: priority, then age, then ID.
@@ -157,7 +174,7 @@ func (s *State) seeking(pod *v1.Pod) bool {
 	j := w.job
 	j.seeker = ""
 	s.judge(j)
-	if !j.limited || j.surplus != nil {
+	if !j.limited || j.surplus != nil || !s.obtainable(j) {
 		return false // there is room meanwhile, or something else is in the way
 	}
 	j.rest = s.now().Add(min(seekRest<<min(j.failed, 10), seekRestMost))

@@ -90,6 +90,8 @@ type State struct {
 	eligible, limited map[string]int
 	// resting is by queue until when no job of it looks for room below limits: one did, and found none.
 	resting map[string]time.Time
+	// nextSought is the queue that the next review begins with when it looks for such room; only the worker uses it.
+	nextSought string
 	// running are the claims of bound pods, holds those of pods that are being bound.
 	running map[types.UID]quota.Claim
 	holds   map[types.UID]*hold
