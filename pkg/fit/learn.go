@@ -30,12 +30,10 @@ const (
 	solveLate  = 400
 	manySolved = 400
 
-	// Steps towards the prices: from none, from those of a mix of which little was known, from those of one that has hardly
-	// changed since, and of one that has not.
-	firstSteps      = 300
-	learnStepsEarly = 60
-	learnSteps      = 20
-	refineSteps     = 6
+	// Steps towards the prices: from none, from those of a mix that has changed since, and of one that has not.
+	firstSteps  = 300
+	learnSteps  = 60
+	refineSteps = 6
 )
 
 // NewLearner learns for the strategy of that name from so many recent requests. A name that is none of [StrategyNames] gets
@@ -114,9 +112,6 @@ func (l *Learner) Pose(stock *Stock) *Problem {
 	if p.counts == nil {
 		p.counts = l.recent.Counts()
 		p.steps = learnSteps
-		if l.seen <= manySolved {
-			p.steps = learnStepsEarly
-		}
 	}
 	if l.solved == 0 {
 		p.steps = firstSteps

@@ -44,7 +44,7 @@ const (
 	lowestPrice   = -0.3
 	highestPrice  = 2
 	priceStep     = 0.05
-	lowestCore    = 0.002
+	lowestCore    = 0
 	highestCore   = 0.1
 	firstStep     = 0.001
 	shortestStep  = 1e-5
