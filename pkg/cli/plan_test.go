@@ -276,7 +276,7 @@ func TestPlanDemandFromTheLedger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"24 hours ahead, from 984 hours of 2026-11-02T01:00:00Z to 2026-12-13T00:00:00Z, of which 48 are missing", "4 GPUs  ", "EUR"} {
+	for _, want := range []string{"24 hours ahead, from 1007 hours of 2026-11-01T01:00:00Z to 2026-12-13T00:00:00Z, of which 48 are missing", "4 GPUs  ", "EUR"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in it:\n%s", want, text)
 		}
