@@ -153,8 +153,10 @@ func (b *browser) quiet() {
 
 // scheme has the page shown as a person with dark or light settings sees it.
 func (b *browser) scheme(name string) {
+	b.Helper()
+	// Without motion, for a page that still scrolls moves away under the pointer.
 	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}},
 	})
 }
 
@@ -346,7 +348,20 @@ func (b *browser) pointAt(selector string, x, y float64) {
 	if x < 1 {
 		x, y = x*box[2], y*box[3]
 	}
+	b.frames() // what is under the pointer is where it was drawn last
 	b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, box[0]+x, box[1]+y))
+	b.frames()
+}
+
+// frames waits until the page has been drawn twice.
+func (b *browser) frames() {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	const drawn = `new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))`
+	if _, err := chromedp.Run(ctx, chromedp.Evaluate[bool](drawn, chromedp.EvalAwaitPromise)); err != nil {
+		b.Fatal(err)
+	}
 }
 
 func quoted(text string) string {
