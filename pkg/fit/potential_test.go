@@ -60,7 +60,7 @@ func TestPotentialGoesWhereLeastIsLost(t *testing.T) {
 func TestPotentialKeepsInstancesPossible(t *testing.T) {
 	table, ok := mig.TableByProduct("NVIDIA H100 80GB HBM3")
 	if !ok {
-		t.Skip("no table")
+		t.Fatal("there is no table of its placements")
 	}
 	offer, err := mig.NewOffer(table.Instances())
 	if err != nil {
