@@ -58,7 +58,7 @@ func TestPotentialGoesWhereLeastIsLost(t *testing.T) {
 }
 
 func TestPotentialKeepsInstancesPossible(t *testing.T) {
-	table, ok := mig.TableByProduct("NVIDIA H100 80GB HBM3")
+	table, ok := mig.TableByProduct("NVIDIA-H100-80GB-HBM3")
 	if !ok {
 		t.Fatal("there is no table of its placements")
 	}
